@@ -1,0 +1,235 @@
+"""A step's calls of a model: through the cache, under the budget, into the trace.
+
+It decides what is part of a cache key and what is kept; it does not know how an answer is made (the model does) or
+stored (the cache does). Invariant: a call that reaches the model is counted against every budget above it before it
+starts and after it ends; an answer from the cache costs no call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from gristmill._cache_key import KeyPrefix
+from gristmill._errors import BudgetError, FunctionError
+from gristmill._models import Delta, GenerateRequest, Model, ScoreRequest, Session
+from gristmill._recipe import Budget
+from gristmill._values import Choice, Completion, Message, Usage
+
+if TYPE_CHECKING:
+    from gristmill._cache import PromptCache
+
+CacheMode = Literal["auto", "off", "refresh"]
+KEY_VERSION = 1
+"""Raise it when the same request means something else to gristmill itself."""
+
+
+@dataclass(slots=True)
+class Spending:
+    """What a run has used of its budget; a called recipe's spending counts for its callers too."""
+
+    budget: Budget
+    parent: Spending | None = None
+    tokens: int = 0
+    calls: int = 0
+    started: float = field(default_factory=time.monotonic)
+
+    def check(self) -> None:
+        """Refuse the next call when a budget is spent.
+
+        Raises:
+            BudgetError: which resource, how much of it was used, and the limit.
+        """
+        budget = self.budget
+        if budget.tokens is not None and self.tokens >= budget.tokens:
+            raise BudgetError("tokens", self.tokens, budget.tokens)
+        if budget.calls is not None and self.calls >= budget.calls:
+            raise BudgetError("calls", self.calls, budget.calls)
+        if self.parent is not None:
+            self.parent.check()
+
+    def start_call(self) -> None:
+        """Count one call, before it starts, so that calls under way together cannot pass the limit."""
+        self.check()
+        spending: Spending | None = self
+        while spending is not None:
+            spending.calls += 1
+            spending = spending.parent
+
+    def add_tokens(self, n_tokens: int) -> None:
+        spending: Spending | None = self
+        while spending is not None:
+            spending.tokens += n_tokens
+            spending = spending.parent
+
+
+@dataclass(slots=True)
+class CallLog:
+    """What the calls of one step came to."""
+
+    usage: Usage = Usage()
+    n_answers: int = 0
+    n_cached: int = 0
+
+    @property
+    def all_cached(self) -> bool:
+        return self.n_answers > 0 and self.n_cached == self.n_answers
+
+
+Called = Callable[[str, int, int, Usage, float], None]
+"""Told of each call: model, samples, how many came from the cache, usage, seconds."""
+
+
+@dataclass(slots=True)
+class StepModel:
+    """One model as one step uses it: the `ModelHandle` that plugins are given."""
+
+    model: Model
+    cache: PromptCache | None
+    mode: CacheMode
+    spending: Spending
+    log: CallLog
+    adapters: dict[str, float]
+    called: Called
+    on_delta: Callable[[Delta], None] | None = None
+
+    async def generate(self, request: GenerateRequest) -> list[Completion]:
+        """Return one completion for each sample index, from the cache where it holds them."""
+        if self.adapters and not request.adapters:
+            request = request.model_copy(update={"adapters": self.adapters})
+        wanted = request.sample_indices
+        if request.sampling.temperature == 0:  # greedy: seed and index change nothing, so one answer serves all
+            request = request.model_copy(update={"sample_indices": (0,), "seed": 0})
+        started = time.perf_counter()
+        answers = await self._answers(request)
+        completions = [_completion(value, cached) for value, cached in answers]
+        self._record(len(completions), [c.cached for c in completions], [c.usage for c in completions], started)
+        return completions * len(wanted) if len(completions) < len(wanted) else completions
+
+    async def _answers(self, request: GenerateRequest) -> list[tuple[Any, bool]]:
+        async def compute(indices: Sequence[int]) -> list[dict[str, Any]]:
+            return await self._generate(request.model_copy(update={"sample_indices": tuple(indices)}))
+
+        if self.cache is None or self.mode == "off":
+            return [(value, False) for value in await compute(request.sample_indices)]
+        shared = request.model_dump(mode="json", exclude={"sample_indices"})
+        prefix = KeyPrefix({"version": KEY_VERSION, "model": self.model.fingerprint, "generate": shared})
+        by_key = {prefix.key({"sample": index}): index for index in request.sample_indices}
+        if self.mode == "refresh":
+            values = await compute(list(by_key.values()))
+            kept = [(key, value) for key, value in zip(by_key, values, strict=True) if _is_whole(value)]
+            await asyncio.to_thread(self.cache.set_many, kept)
+            return [(value, False) for value in values]
+
+        async def compute_missing(keys: Sequence[str]) -> list[dict[str, Any]]:
+            return await compute([by_key[key] for key in keys])
+
+        return list(await self.cache.get_or_compute_many(list(by_key), compute_missing, keep=_is_whole))
+
+    async def _generate(self, request: GenerateRequest) -> list[dict[str, Any]]:
+        self.spending.start_call()
+        completions = await self.model.generate(request, self.on_delta)
+        self.spending.add_tokens(sum(c.usage.prompt_tokens + c.usage.completion_tokens for c in completions))
+        if request.json_schema is not None:
+            completions = [validated(completion, request.json_schema) for completion in completions]
+        return [completion.model_dump(mode="json", exclude={"cached"}) for completion in completions]
+
+    def _record(self, n_answers: int, cached: list[bool], usages: list[Usage], started: float) -> None:
+        elapsed_s = time.perf_counter() - started
+        usage = sum(usages, Usage())
+        calls = 0 if all(cached) else 1
+        usage = usage.model_copy(update={"calls": calls, "elapsed_s": elapsed_s})
+        self.log.usage = self.log.usage + usage
+        self.log.n_answers += n_answers
+        self.log.n_cached += sum(cached)
+        self.called(self.model.name, n_answers, sum(cached), usage, elapsed_s)
+
+    async def choose(self, messages: Sequence[Message], choices: Sequence[str]) -> Choice:
+        """Return the choice with the highest log-probability, and every probability."""
+        request = ScoreRequest(messages=tuple(messages), choices=tuple(choices), adapters=self.adapters)
+        started = time.perf_counter()
+        value, cached = await self._scores(request)
+        prompt_tokens = value["prompt_tokens"]
+        usage = Usage(cached_tokens=prompt_tokens) if cached else Usage(prompt_tokens=prompt_tokens)
+        self._record(1, [cached], [usage], started)
+        return choice_of(tuple(choices), value["logprobs"], usage=usage, cached=cached)
+
+    async def _scores(self, request: ScoreRequest) -> tuple[Any, bool]:
+        async def compute() -> dict[str, Any]:
+            self.spending.start_call()
+            scores = await self.model.score(request)
+            self.spending.add_tokens(scores.prompt_tokens)
+            return scores.model_dump(mode="json")
+
+        if self.cache is None or self.mode == "off":
+            return await compute(), False
+        shared = {"version": KEY_VERSION, "model": self.model.fingerprint, "score": request.model_dump(mode="json")}
+        key = KeyPrefix(shared).key({})
+        if self.mode == "refresh":
+            value = await compute()
+            await asyncio.to_thread(self.cache.set_many, [(key, value)])
+            return value, False
+        return await self.cache.get_or_compute(key, compute)
+
+    async def count_tokens(self, text: str) -> int:
+        """Return how many tokens `text` is to this model."""
+        return await self.model.count_tokens(text)
+
+    async def open_session(self, request: GenerateRequest) -> Session:
+        """Step one sequence under the caller's control; nothing of it is cached."""
+        self.spending.start_call()
+        return await self.model.open_session(request)
+
+
+def validated(completion: Completion, schema: dict[str, Any]) -> Completion:
+    """Return the completion with its parsed `value`, so that nothing invalid is ever cached or handed on.
+
+    Raises:
+        FunctionError: the text is cut off, no JSON, or breaks the schema.
+    """
+    from jsonschema import Draft202012Validator  # 0.1 s, and only steps with a schema need it
+
+    if completion.finish_reason == "length":
+        raise FunctionError("the answer was cut off before its JSON was complete", hint="raise max_tokens")
+    try:
+        value = json.loads(completion.text)
+    except ValueError as error:
+        raise FunctionError(f"the model's answer is no JSON: {error}: {completion.text[:80]!r}") from error
+    broken = next(iter(Draft202012Validator(schema).iter_errors(value)), None)
+    if broken is not None:
+        raise FunctionError(f"the model's answer breaks the schema at {broken.json_path}: {broken.message}")
+    return completion.model_copy(update={"value": value})
+
+
+def _is_whole(value: dict[str, Any]) -> bool:
+    """Tell whether an answer may be kept: one that was cut off may not."""
+    return value.get("finish_reason", "stop") == "stop"
+
+
+def _completion(value: dict[str, Any], cached: bool) -> Completion:
+    completion = Completion.model_validate(value)
+    if not cached:
+        return completion
+    tokens = completion.usage.prompt_tokens + completion.usage.completion_tokens
+    return completion.model_copy(update={"cached": True, "usage": Usage(cached_tokens=tokens)})
+
+
+def choice_of(choices: tuple[str, ...], logprobs: Sequence[float], *, usage: Usage, cached: bool) -> Choice:
+    """Return the softmax of whole-choice log-probabilities as a Choice.
+
+    Raises:
+        FunctionError: the model gave no number for a choice.
+    """
+    if any(math.isnan(value) for value in logprobs):
+        raise FunctionError("the model's log-probabilities are not numbers: its weights may be damaged")
+    highest = max(logprobs)
+    weights = [math.exp(value - highest) for value in logprobs]
+    total = sum(weights)
+    index = max(range(len(choices)), key=lambda i: logprobs[i])
+    probabilities = {choice: weight / total for choice, weight in zip(choices, weights, strict=True)}
+    return Choice(text=choices[index], index=index, probabilities=probabilities, usage=usage, cached=cached)

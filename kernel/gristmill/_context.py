@@ -1,0 +1,92 @@
+"""What a plugin's function is handed besides its arguments.
+
+A function that declares a parameter of type `Context` receives one; it is no part of `with`. Through it a plugin
+reaches models, other functions and recipes by the names in the recipe, so plugins never import one another. It keeps
+no state of its own. Invariant: whatever is called through a context goes through the same checks, cache, budget,
+trace and cancellation as a step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from gristmill._models import GenerateRequest, Session
+from gristmill._values import Choice, Completion, Message
+
+if TYPE_CHECKING:
+    from gristmill._models import Embedder, Model
+
+
+class ModelHandle(Protocol):
+    """A model as a step sees it: cached, counted against the budget, traced."""
+
+    @property
+    def model(self) -> Model:
+        """The model itself, for its `capabilities`, `context_tokens` and `vocabulary_digest`."""
+        ...
+
+    async def generate(self, request: GenerateRequest) -> list[Completion]:
+        """Return one completion for each sample index, from the cache where it holds them."""
+        ...
+
+    async def choose(self, messages: Sequence[Message], choices: Sequence[str]) -> Choice:
+        """Return the choice with the highest log-probability, and every probability."""
+        ...
+
+    async def count_tokens(self, text: str) -> int:
+        """Return how many tokens `text` is to this model."""
+        ...
+
+    async def open_session(self, request: GenerateRequest) -> Session:
+        """Step one sequence under the caller's control; its tokens count against the budget, nothing is cached."""
+        ...
+
+
+class Context(Protocol):
+    """The run, as seen from inside one function."""
+
+    @property
+    def step(self) -> str:
+        """The step's name, for messages."""
+        ...
+
+    @property
+    def seed(self) -> int:
+        """A seed derived from the step, item, turn and attempt: the same in every run."""
+        ...
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """The plugin's own table in `gristmill.toml`."""
+        ...
+
+    @property
+    def cancelled(self) -> bool:
+        """True once the step was cancelled or timed out; a `def` that runs long should look."""
+        ...
+
+    def model(self, name: str) -> ModelHandle:
+        """Return the model of that name in the recipe."""
+        ...
+
+    def embedder(self, name: str) -> Embedder:
+        """Return the embedder of that name in the recipe."""
+        ...
+
+    def path(self, path: str | Path) -> Path:
+        """Return an absolute path that the run may read: under the recipe's folder, or given as an input."""
+        ...
+
+    async def call(self, function: str, arguments: Mapping[str, Any]) -> Any:
+        """Run another plugin's function by name, with its arguments checked."""
+        ...
+
+    async def run_recipe(self, recipe: str, inputs: Mapping[str, Any]) -> Any:
+        """Run another recipe by name and return its output; it shares this run's budget and files."""
+        ...
+
+    def note(self, text: str) -> None:
+        """Put a line into the trace and the live view."""
+        ...

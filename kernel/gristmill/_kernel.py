@@ -1,0 +1,354 @@
+"""The Kernel: plugins, models, cache and runs behind one object.
+
+Everything runs on one event loop in a thread of the kernel's own, whichever way it is called: `run` waits for it,
+`arun` awaits it, `stream` listens to it. So models, locks and single flight live on one loop, and there is one code
+path. It holds no global state: two kernels in one process share the files of the cache and nothing else. Invariant:
+after `close` no engine, thread or file of this kernel is left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from gristmill._cache import PromptCache
+from gristmill._calls import CacheMode
+from gristmill._check import check_recipe
+from gristmill._errors import RecipeError, RunError, UsageError
+from gristmill._events import Event, ModelLoading, RunResult
+from gristmill._files import Files
+from gristmill._library import RecipeLibrary
+from gristmill._lock import verify_lock
+from gristmill._models import Model
+from gristmill._recipe import ModelDeclaration, Recipe
+from gristmill._records import TraceWriter, find_run, prune, read_inputs, read_records
+from gristmill._registry import Registry
+from gristmill._run import Run, RunOptions, Services
+from gristmill._settings import Settings, load_settings
+from gristmill._types import Type
+from gristmill._work import bind_inputs
+
+STOP_WITHIN_S = 10.0
+"""How long an interrupted `run` waits for its engines to let go before it returns."""
+
+Listener = Callable[[Event], None]
+
+
+class Kernel:
+    """Finds plugins, checks and runs recipes, and owns the models they use.
+
+    Args:
+        plugins: plugin objects, classes or modules beside the installed ones; a mapping names them.
+        plugin_files: Python files that hold a plugin each, named by the file's stem.
+        cache: False for none; a PromptCache; or by default the one of the settings.
+        settings: what `gristmill.toml` says, by default as found from the current folder.
+    """
+
+    def __init__(
+        self,
+        plugins: Mapping[str, Any] | Iterable[Any] = (),
+        *,
+        plugin_files: Iterable[str | Path] = (),
+        cache: PromptCache | bool = True,
+        settings: Settings | None = None,
+    ) -> None:
+        self.settings = settings or load_settings()
+        files = [*self.settings.plugin_files, *(Path(file).absolute() for file in plugin_files)]
+        self.registry = Registry(plugins, files)
+        self.library = RecipeLibrary()
+        self.cache = self._make_cache(cache)
+        self._models: dict[str, Model] = {}
+        self._listeners: set[Listener] = set()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._threads: ThreadPoolExecutor | None = None
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def _make_cache(self, cache: PromptCache | bool) -> PromptCache | None:
+        if isinstance(cache, PromptCache):
+            return cache
+        if not cache:
+            return None
+        return PromptCache(
+            self.settings.cache_directory,
+            size_limit_bytes=self.settings.cache_size_bytes,
+            expire_s=self.settings.cache_expire_s,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def check(self, recipe: str | Path, *, overrides: Mapping[str, str] | None = None) -> Recipe:
+        """Check a recipe by name or path; its `diagnostics` are all the mistakes. Loads no model.
+
+        Raises:
+            UsageError: there is no such recipe.
+        """
+        return check_recipe(self.library.find(recipe), self.registry, self.library.find, overrides=overrides)
+
+    def recipe(self, recipe: str | Path, *, overrides: Mapping[str, str] | None = None) -> RunnableRecipe:
+        """Return a recipe ready to run, by name or path.
+
+        `overrides` changes the recipe before it is checked: `{"answer.temperature": "0.7"}` sets a step's key,
+        `{"models.main.model": "/data/other.gguf"}` a model's argument; values are YAML.
+
+        Raises:
+            UsageError: there is no such recipe.
+            RecipeError: it does not check; `diagnostics` has all the mistakes.
+        """
+        checked = self.check(recipe, overrides=overrides)
+        if checked.errors:
+            told = "\n".join(diagnostic.render() for diagnostic in checked.errors)
+            raise RecipeError(told, checked.diagnostics)
+        return RunnableRecipe(self, checked)
+
+    def _sub_recipe(self, name: str) -> Recipe:
+        return self.recipe(name).recipe
+
+    def model_of(self, declaration: ModelDeclaration) -> Model:
+        """Return the model that a recipe declares; equal declarations share one. Loads nothing by itself."""
+        arguments = dict(declaration.arguments)
+        key = json.dumps([declaration.provider.name, arguments], sort_keys=True, default=str)
+        if key not in self._models:
+            model = declaration.provider.call(**arguments)
+            if isinstance(model, Model):
+                model.on_loading = lambda fraction: self._tell_loading(model.name, fraction)
+            self._models[key] = model
+        return self._models[key]
+
+    def _tell_loading(self, name: str, fraction: float) -> None:
+        for listener in list(self._listeners):
+            listener(ModelLoading(0.0, name, fraction))
+
+    def services(self) -> Services:
+        """Return what a run uses of this kernel."""
+        self._start()
+        assert self._threads is not None
+        return Services(self.registry, self.settings, self.cache, self._threads, self.model_of, self._sub_recipe)
+
+    def _start(self) -> asyncio.AbstractEventLoop:
+        with self._lock:
+            if self._closed:
+                raise UsageError("this kernel is closed", hint="make a new one, or use it inside its `with`")
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                self._thread = threading.Thread(target=self._loop.run_forever, name="gristmill", daemon=True)
+                self._thread.start()
+                self._threads = ThreadPoolExecutor(self.settings.steps_at_once, thread_name_prefix="gristmill-step")
+            return self._loop
+
+    def submit(self, coroutine: Any) -> Future[Any]:
+        """Start a coroutine on the kernel's loop."""
+        loop = self._start()
+        if threading.current_thread() is self._thread:
+            coroutine.close()
+            raise UsageError("a run cannot wait for a run on the kernel's own loop", hint="await recipe.arun(...)")
+        return asyncio.run_coroutine_threadsafe(coroutine, loop)
+
+    def wait(self, coroutine: Any) -> Any:
+        """Run a coroutine on the kernel's loop and return its result; an interrupt cancels it first."""
+        ended = threading.Event()
+
+        async def observed() -> Any:
+            try:
+                return await coroutine
+            finally:
+                ended.set()
+
+        future = self.submit(observed())
+        try:
+            return future.result()
+        except BaseException:
+            if not future.done():
+                future.cancel()
+                ended.wait(STOP_WITHIN_S)
+            raise
+
+    def close(self) -> None:
+        """Stop all engines and the kernel's threads; idempotent."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            loop, thread, threads = self._loop, self._thread, self._threads
+        if loop is not None and thread is not None and threads is not None:
+            asyncio.run_coroutine_threadsafe(self._close_models(), loop).result()
+            threads.shutdown(wait=False, cancel_futures=True)
+            loop.call_soon_threadsafe(loop.stop)
+            thread.join(STOP_WITHIN_S)
+            loop.close()
+        if self.cache is not None:
+            self.cache.close()
+
+    async def _close_models(self) -> None:
+        current = asyncio.current_task()
+        tasks = [task for task in asyncio.all_tasks() if task is not current]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        closers = [model.close() for model in self._models.values() if isinstance(model, Model)]
+        await asyncio.gather(*closers, return_exceptions=True)
+        self._models.clear()
+
+
+class RunnableRecipe:
+    """A checked recipe bound to a kernel."""
+
+    def __init__(self, kernel: Kernel, recipe: Recipe) -> None:
+        self.kernel = kernel
+        self.recipe = recipe
+
+    def run(self, inputs: Mapping[str, Any] | None = None, /, **named: Any) -> RunResult:
+        """Run and wait for the result. Inputs by name, or as one mapping.
+
+        Raises:
+            UsageError: an input is missing, unknown, or of the wrong type.
+            RunError: a step failed or the budget was spent; its `result` has what finished.
+        """
+        return self.run_with({**(inputs or {}), **named})
+
+    def run_with(
+        self,
+        inputs: Mapping[str, Any],
+        *,
+        on_event: Listener | None = None,
+        cache_mode: CacheMode | None = None,
+        trace: Path | None = None,
+        record: bool = False,
+        resume: str | None = None,
+    ) -> RunResult:
+        """Run with options.
+
+        Args:
+            inputs: a value for each input without a default.
+            on_event: called with every event, on the kernel's thread; it must be quick.
+            cache_mode: overrides what the steps say: auto, off or refresh.
+            trace: a file for the events, as JSON Lines.
+            record: keep the trace under the data folder, so that `resume` can name this run.
+            resume: the id of a recorded run whose finished steps are used again where nothing they read changed.
+        """
+        running = self._run(inputs, on_event, cache_mode, trace, record, resume)
+        result: RunResult = self.kernel.wait(running)
+        return result
+
+    async def arun(self, inputs: Mapping[str, Any] | None = None, /, **named: Any) -> RunResult:
+        """Run and await the result; cancelling the await stops the run and frees its models."""
+        future = self.kernel.submit(self._run({**(inputs or {}), **named}))
+        result: RunResult = await asyncio.wrap_future(future)
+        return result
+
+    async def stream(self, inputs: Mapping[str, Any] | None = None, /, **named: Any) -> AsyncIterator[Event]:
+        """Run and yield every event as it happens, tokens included; leaving the loop early stops the run.
+
+        Raises:
+            RunError: after the last event, if the run failed.
+        """
+        loop = asyncio.get_running_loop()
+        events: asyncio.Queue[Event | None] = asyncio.Queue()
+
+        def listen(event: Event | None) -> None:
+            loop.call_soon_threadsafe(events.put_nowait, event)
+
+        future = self.kernel.submit(self._run({**(inputs or {}), **named}, listen))
+        future.add_done_callback(lambda _: listen(None))
+        try:
+            while (event := await events.get()) is not None:
+                yield event
+            await asyncio.wrap_future(future)
+        finally:
+            future.cancel()
+
+    async def _run(
+        self,
+        inputs: Mapping[str, Any],
+        on_event: Listener | None = None,
+        cache_mode: CacheMode | None = None,
+        trace: Path | None = None,
+        record: bool = False,
+        resume: str | None = None,
+    ) -> RunResult:
+        recipe, settings = self.recipe, self.kernel.settings
+        verify_lock(recipe, self.kernel.model_of)
+        runs = settings.data_directory / "runs"
+        earlier = find_run(runs, resume) if resume else None
+        values = bind_inputs(recipe, {**(read_inputs(earlier) if earlier else {}), **inputs})
+        values, given = _absolute_paths(recipe, values, inputs)
+        run_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
+        events: list[Event] = []
+        writers = [TraceWriter(path) for path in (trace, runs / f"{run_id}.jsonl" if record else None) if path]
+        listeners: list[Listener] = [events.append, *(writer.write for writer in writers)]
+        if on_event is not None:
+            listeners.append(on_event)
+            self.kernel._listeners.add(on_event)
+        options = RunOptions(
+            run_id=run_id,
+            files=Files(recipe.folder, given),
+            emit=lambda event: [listener(event) for listener in listeners] and None,
+            cache_mode=cache_mode,
+            wants_tokens=on_event is not None,
+            keyed=record or earlier is not None,
+            resume=read_records(earlier) if earlier else {},
+        )
+        try:
+            result = await Run(self.kernel.services(), recipe, values, options).execute()
+            return _with_trace(result, events)
+        except RunError as error:
+            error.result = _with_trace(error.result, events)
+            raise
+        finally:
+            if on_event is not None:
+                self.kernel._listeners.discard(on_event)
+            for writer in writers:
+                writer.close()
+            if record:
+                prune(runs, settings.runs_kept)
+
+
+def _with_trace(result: RunResult, events: list[Event]) -> RunResult:
+    from dataclasses import replace
+
+    return replace(result, trace=tuple(events))
+
+
+def _absolute_paths(
+    recipe: Recipe, values: Mapping[str, Any], inputs: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[Path]]:
+    """Make path inputs absolute: given ones from the current folder, defaults from the recipe's. Return the given."""
+    resolved, given = dict(values), []
+    for name, declared in recipe.inputs.items():
+        for path in _paths(declared.type, values[name]):
+            if name in inputs:
+                given.append(path.absolute())
+        base = Path.cwd() if name in inputs else recipe.folder
+        resolved[name] = _rebase(declared.type, values[name], base)
+    return resolved, given
+
+
+def _paths(declared: Type, value: Any) -> list[Path]:
+    if declared.kind == "path" and isinstance(value, Path):
+        return [value]
+    if declared.kind == "list" and declared.item and isinstance(value, list):
+        return [path for item in value for path in _paths(declared.item, item)]
+    return []
+
+
+def _rebase(declared: Type, value: Any, base: Path) -> Any:
+    if declared.kind == "path" and isinstance(value, Path):
+        return base / value.expanduser()
+    if declared.kind == "list" and declared.item and isinstance(value, list):
+        return [_rebase(declared.item, item, base) for item in value]
+    return value

@@ -1,0 +1,90 @@
+"""Pins what a recipe depends on: `recipe.yaml` gets `recipe.lock.json` beside it.
+
+A lock holds SHA-256 digests of model and adapter files, of called recipes, and the versions of plugins. It never
+fetches or changes anything. Invariant: where a lock is, a run with anything different is refused before a step runs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from gristmill._errors import UsageError
+from gristmill._models import Model
+from gristmill._recipe import FunctionCall, ModelDeclaration, Recipe
+
+LOCK_VERSION = 1
+
+
+def lock_path(recipe: Recipe) -> Path:
+    """Return where a recipe's lock stands."""
+    return recipe.path.with_name(recipe.path.stem + ".lock.json")
+
+
+def make_lock(recipe: Recipe, model_of: Callable[[ModelDeclaration], Model]) -> dict[str, Any]:
+    """Return the lock of what is there now; reads each file once, starts no engine."""
+    return {"lock": LOCK_VERSION, "recipe": recipe.name, "pins": dict(sorted(_pins(recipe, model_of, "").items()))}
+
+
+def _pins(recipe: Recipe, model_of: Callable[[ModelDeclaration], Model], prefix: str) -> dict[str, str]:
+    pins: dict[str, str] = {}
+    for name, declared in recipe.models.items():
+        pins |= {f"{prefix}models.{name}.{role}": digest for role, digest in model_of(declared).pins().items()}
+    for name, step in recipe.steps.items():
+        if isinstance(step.work, FunctionCall):
+            pins[f"{prefix}steps.{name}.function"] = f"{step.work.function.name} version {step.work.function.version}"
+    for name, called in recipe.sub_recipes().items():
+        pins[f"{prefix}steps.{name}.recipe"] = called.digest
+        pins |= _pins(called, model_of, f"{prefix}steps.{name}.")
+    return pins
+
+
+def write_lock(recipe: Recipe, model_of: Callable[[ModelDeclaration], Model]) -> Path:
+    """Write the lock beside the recipe, whole or not at all."""
+    path = lock_path(recipe)
+    text = json.dumps(make_lock(recipe, model_of), indent=2) + "\n"
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, path)
+    except OSError as error:
+        raise UsageError(f"{path}: the lock cannot be written: {error.strerror}") from error
+    return path
+
+
+def verify_lock(recipe: Recipe, model_of: Callable[[ModelDeclaration], Model]) -> None:
+    """Compare a recipe with its lock, if it has one.
+
+    Raises:
+        UsageError: naming everything that differs.
+    """
+    path = lock_path(recipe)
+    try:
+        locked = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path}: the lock cannot be read: {error}", hint="write it anew: gristmill lock") from error
+    pins = locked.get("pins") if isinstance(locked, dict) and locked.get("lock") == LOCK_VERSION else None
+    if not isinstance(pins, dict):
+        raise UsageError(f"{path}: this is no lock of version {LOCK_VERSION}", hint="write it anew: gristmill lock")
+    now = make_lock(recipe, model_of)["pins"]
+    changed = [
+        f"{key}: locked {_short(pins.get(key))}, now {_short(now.get(key))}"
+        for key in sorted({*pins, *now})
+        if pins.get(key) != now.get(key)
+    ]
+    if changed:
+        told = "\n  ".join(changed)
+        raise UsageError(
+            f"{path.name} does not match what is here:\n  {told}",
+            hint=f"undo the change, or accept it: gristmill lock {recipe.path.name}",
+        )
+
+
+def _short(digest: Any) -> str:
+    text = "nothing" if digest is None else str(digest)
+    return f"{text[:12]}…" if len(text) == 64 else text

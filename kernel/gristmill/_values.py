@@ -1,0 +1,146 @@
+"""The values that cross a step: frozen, printable as JSON, and read back equal.
+
+It does not know about models, recipes or plugins. Invariant: a value never changes after it was made, so a
+step's result can be shared by any number of steps, kept in the cache, and compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Value(BaseModel):
+    """Base of every value that crosses a step. `text_field` names the field it renders as in a prompt."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+    text_field: ClassVar[str | None] = None
+
+    def as_text(self) -> str | None:
+        """Return what stands for this value in a prompt, or None if only its JSON can."""
+        return None if self.text_field is None else str(getattr(self, self.text_field))
+
+
+class Usage(Value):
+    """What a call or a run cost. Tokens are the model's own; `elapsed_s` is wall time in seconds."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    """Tokens (prompt and completion) that the prompt cache answered instead of a model."""
+    calls: int = 0
+    """Calls that reached a model; an answer from the cache is none."""
+    elapsed_s: float = 0.0
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            prompt_tokens=self.prompt_tokens + other.prompt_tokens,
+            completion_tokens=self.completion_tokens + other.completion_tokens,
+            cached_tokens=self.cached_tokens + other.cached_tokens,
+            calls=self.calls + other.calls,
+            elapsed_s=self.elapsed_s + other.elapsed_s,
+        )
+
+
+class TokenLogprob(Value):
+    """One generated token with its natural log-probability, and the most likely alternatives."""
+
+    token: str
+    logprob: float
+    top: dict[str, float] = {}
+
+
+class Completion(Value):
+    """What a model wrote for one sample."""
+
+    text_field = "text"
+
+    text: str
+    finish_reason: Literal["stop", "length"] = "stop"
+    """"stop": the model ended or a stop string was met; "length": `max_tokens` or the context was full."""
+    usage: Usage = Usage()
+    value: Any = None
+    """The parsed JSON, when the step has a `schema`."""
+    logprobs: tuple[TokenLogprob, ...] | None = None
+    cached: bool = False
+
+
+class Choice(Value):
+    """One of a closed list, picked by the model's own log-probabilities."""
+
+    text_field = "text"
+
+    text: str
+    index: int
+    """Position in the list that was asked for, from 0."""
+    probabilities: dict[str, float]
+    """A probability for each choice, in the order asked; they sum to 1."""
+    usage: Usage = Usage()
+    cached: bool = False
+
+
+class Candidate(Value):
+    """One answer that takes part in a vote, a ranking or a fusion."""
+
+    text_field = "text"
+
+    text: str
+    source: str | None = None
+    """The member that gave it; weights bind to this name, never to an order."""
+    probabilities: dict[str, float] | None = None
+    logprob: float | None = None
+
+
+class Vote(Value):
+    """The outcome of a vote over candidates."""
+
+    text_field = "winner"
+
+    winner: str | None
+    tally: dict[str, float]
+    agreement: float = Field(ge=0, le=1)
+    """The winner's share of all votes cast."""
+    entropy: float = 0.0
+    """Shannon entropy of the tally, in bits."""
+    confidence: float = 0.0
+    votes: dict[str, str] = {}
+
+
+class Passage(Value):
+    """A piece of a document, with where it came from and how well it matched."""
+
+    text_field = "text"
+
+    text: str
+    source: str = ""
+    """Path or identifier, with `#page=3` or `#L10-20` where it is known."""
+    score: float = 0.0
+    metadata: dict[str, Any] = {}
+
+
+class Message(Value):
+    """One turn of a conversation. The role is from a closed list: text can never become a role."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+def plain(value: Any) -> Any:
+    """Return `value` as JSON-ready data: models become objects, tuples lists, paths text.
+
+    Raises:
+        TypeError: a value that has no JSON form.
+    """
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(item) for item in value]
+    if hasattr(value, "__fspath__"):
+        return str(value)
+    raise TypeError(f"a {type(value).__name__} has no JSON form")
