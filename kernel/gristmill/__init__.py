@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from gristmill._models import VectorStore as VectorStore
     from gristmill._plugins import AdapterRef as AdapterRef
     from gristmill._plugins import CollectionRef as CollectionRef
+    from gristmill._plugins import DoctorLine as DoctorLine
     from gristmill._plugins import EmbedderRef as EmbedderRef
     from gristmill._plugins import FunctionRef as FunctionRef
     from gristmill._plugins import ModelFile as ModelFile
@@ -85,7 +86,7 @@ _HOMES = {
     "_kernel": "Kernel RunnableRecipe",
     "_models": "Delta Embedder GenerateRequest Member Model Sampling ScoreRequest Scores Session StoredRecord "
     "VectorStore",
-    "_plugins": "AdapterRef CollectionRef EmbedderRef FunctionRef ModelFile ModelRef RecipeRef function model_provider",
+    "_plugins": "AdapterRef CollectionRef DoctorLine EmbedderRef FunctionRef ModelFile ModelRef RecipeRef function model_provider",
     "_values": "Candidate Choice Completion Message Passage TokenLogprob Usage Value Vote",
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}

@@ -13,10 +13,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar, overload
 
+from pydantic import TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
+
 from gristmill._context import Context
 from gristmill._errors import PluginError
 from gristmill._models import Embedder, Model, VectorStore
-from gristmill._types import Type, type_of
+from gristmill._types import CoercionError, Type, coerce, shorten, type_of
+from gristmill._values import Value
 
 PLUGIN_API = 1
 """A plugin may declare `plugin_api = N`; another number than this is refused."""
@@ -59,14 +63,30 @@ class Parameter:
 
     name: str
     type: Type
-    annotation: Any
     default: Any
     description: str
     ref: RefKind | None
+    constraints: TypeAdapter[Any] | None = None
+    """Set when the annotation holds a `pydantic.Field` with limits, such as `Field(ge=1)`."""
 
     @property
     def required(self) -> bool:
         return self.default is REQUIRED
+
+    def accept(self, value: Any) -> Any:
+        """Return the value as the parameter takes it.
+
+        Raises:
+            CoercionError: it is of another type, or outside its limits.
+        """
+        value = coerce(value, self.type)
+        if self.constraints is not None:
+            try:
+                self.constraints.validate_python(value)
+            except ValidationError as error:
+                message = error.errors(include_url=False)[0]["msg"]
+                raise CoercionError(f"{message[:1].lower()}{message[1:]}, this is {shorten(value)}") from error
+        return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +126,17 @@ class PluginSpec:
     distribution: str
     functions: Mapping[str, FunctionSpec]
     providers: Mapping[str, ProviderSpec]
+    plugin: Any
+    """The plugin itself. It may have `doctor() -> list[DoctorLine]`, for `gristmill doctor`."""
+
+
+class DoctorLine(Value):
+    """One thing that `gristmill doctor` found. `mend` is the command, or the step, that puts it right."""
+
+    status: Literal["ok", "note", "bad"]
+    what: str
+    detail: str
+    mend: str = ""
 
 
 @overload
@@ -184,7 +215,7 @@ def read_plugin(name: str, source: Any, distribution: str) -> PluginSpec:
             f"plugin {name!r} ({distribution}) offers nothing",
             hint="mark its methods with @gristmill.function or @gristmill.model_provider",
         )
-    return PluginSpec(name, _summary(plugin), distribution, functions, providers)
+    return PluginSpec(name, _summary(plugin), distribution, functions, providers, plugin)
 
 
 def _summary(thing: Any) -> str:
@@ -237,8 +268,8 @@ def _read_signature(
     name: str, call: Callable[..., Any], distribution: str
 ) -> tuple[dict[str, Parameter], dict[str, Any], str | None]:
     try:
-        hints = typing.get_type_hints(call, include_extras=True)
-    except Exception as error:  # a plugin's annotations may fail in any way
+        hints = _hints(call)
+    except Exception as error:  # noqa: BLE001  (a plugin's annotations may fail in any way)
         raise PluginError(f"{name} ({distribution}): its annotations cannot be read: {error}") from error
     parameters: dict[str, Parameter] = {}
     context_parameter = None
@@ -255,15 +286,27 @@ def _read_signature(
     return parameters, hints, context_parameter
 
 
+def _hints(call: Callable[..., Any]) -> dict[str, Any]:
+    """Return the annotations; `Model` and the like may have been imported for type checkers only."""
+    try:
+        return typing.get_type_hints(call, include_extras=True)
+    except NameError:
+        known = {"Context": Context, "Embedder": Embedder, "Model": Model, "VectorStore": VectorStore}
+        return typing.get_type_hints(call, localns=known, include_extras=True)
+
+
 def _read_parameter(parameter: inspect.Parameter, annotation: Any) -> Parameter:
     ref: RefKind | None = None
-    description = ""
+    description, constrained = "", False
     for extra in _annotated_extras(annotation):
         if isinstance(extra, Ref):
             ref = extra.kind
         elif isinstance(extra, str):
             description = extra
-    return Parameter(parameter.name, type_of(annotation), annotation, parameter.default, description, ref)
+        elif isinstance(extra, FieldInfo):
+            description, constrained = extra.description or description, constrained or bool(extra.metadata)
+    adapter = TypeAdapter(annotation) if constrained else None
+    return Parameter(parameter.name, type_of(annotation), parameter.default, description, ref, adapter)
 
 
 def _annotated_extras(annotation: Any) -> list[Any]:

@@ -82,7 +82,7 @@ def _coerce_arguments(turn: Turnstile, function: FunctionSpec, given: dict[str, 
         if parameter is None:
             raise FunctionError(f"{function.name} has no argument {name!r}", hint=suggest(name, function.parameters))
         try:
-            value = coerce(value, parameter.type)
+            value = parameter.accept(value)
         except CoercionError as error:
             raise FunctionError(f"{function.name}: {name}: {error}") from error
         arguments[name] = _inside(turn, value) if isinstance(value, Path | list) else value
