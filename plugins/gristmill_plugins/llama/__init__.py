@@ -1,0 +1,80 @@
+"""Local GGUF models, run by llama.cpp in a process of their own.
+
+Importing this package imports neither llama_cpp nor numpy and reads no file. Invariant: declaring a model is
+cheap; its first call pays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field
+
+from gristmill import ModelFile, model_provider
+
+if TYPE_CHECKING:
+    from gristmill import Model
+
+__all__ = ["LlamaPlugin"]
+
+AdapterSpec = str | dict[str, Any]
+
+
+class LlamaPlugin:
+    """Runs GGUF models on this machine with llama.cpp, each in a process of its own."""
+
+    @model_provider
+    def llama(
+        self,
+        *,
+        model: Annotated[
+            ModelFile, Field(description="smollm2 (bundled), a path to a GGUF file, or hf:owner/repo/file.gguf")
+        ] = "smollm2",
+        sha256: Annotated[str | None, Field(description="What the file's SHA-256 must be, in hex")] = None,
+        context_tokens: Annotated[
+            int | None, Field(ge=16, description="Longest prompt plus answer; default: the model's own, at most 8192")
+        ] = None,
+        cache_tokens: Annotated[
+            int | None, Field(ge=16, description="Tokens that all running and remembered prompts share room for")
+        ] = None,
+        gpu_layers: Annotated[
+            int | Literal["auto"], Field(description="Layers on the GPU; auto: all where the build can")
+        ] = "auto",
+        threads: Annotated[int | None, Field(ge=1, le=512, description="Default: the physical cores")] = None,
+        adapters: Annotated[
+            Mapping[str, AdapterSpec] | None,
+            Field(description="LoRA adapters on offer: {name: path} or {name: {path: ..., scale: ...}}"),
+        ] = None,
+        max_running: Annotated[int, Field(ge=1, le=127, description="Sequences decoded together")] = 32,
+        max_waiting: Annotated[int, Field(ge=1, description="Requests that may wait before the model is busy")] = 1024,
+        reproducible: Annotated[
+            bool, Field(description="Same numbers alone and in a batch; a lone stream runs at half the speed")
+        ] = False,
+        use_mmap: Annotated[bool, Field(description="Map the file; off: read it into memory")] = True,
+    ) -> Model:
+        """A GGUF model run by llama.cpp on this machine."""
+        from gristmill_plugins.llama._client import AdapterFile, LlamaModel, LlamaOptions
+
+        offered = {name: AdapterFile(**_adapter_fields(spec)) for name, spec in (adapters or {}).items()}
+        return LlamaModel(
+            LlamaOptions(
+                model=model,
+                sha256=sha256,
+                context_tokens=context_tokens,
+                cache_tokens=cache_tokens,
+                gpu_layers=gpu_layers,
+                threads=threads,
+                adapters=offered,
+                max_running=max_running,
+                max_waiting=max_waiting,
+                reproducible=reproducible,
+                use_mmap=use_mmap,
+            )
+        )
+
+
+def _adapter_fields(spec: AdapterSpec) -> dict[str, Any]:
+    """Return path and scale of an adapter declared in either form."""
+    return dict(spec) if isinstance(spec, Mapping) else {"path": str(Path(spec))}

@@ -1,0 +1,390 @@
+"""A GGUF model as gristmill's `Model`: requests are checked here and answered by an engine process.
+
+It loads no native library. Invariants: making a model reads no file; nothing native sees a file that was not
+checked; a request that fails for any reason leaves a model that answers the next one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from gristmill import (
+    CapabilityError,
+    Completion,
+    Delta,
+    GenerateRequest,
+    Message,
+    Model,
+    ModelError,
+    ScoreRequest,
+    Scores,
+    TokenLogprob,
+    Usage,
+)
+from gristmill._errors import suggest
+from gristmill._models import Capability, OnDelta
+from gristmill_plugins.llama import _files, _gguf, _grammar, _probe, _template
+from gristmill_plugins.llama._machine import default_threads
+from gristmill_plugins.llama._process import EngineProcess
+
+DEFAULT_CONTEXT_TOKENS = 8192
+DISTRIBUTION = "llama-cpp-python"
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterFile:
+    """A LoRA adapter on offer, and the scale that stands for 1 in a request."""
+
+    path: str
+    scale: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class LlamaOptions:
+    """How a model was declared. Fields are the provider's parameters, which describe them."""
+
+    model: str = "smollm2"
+    sha256: str | None = None
+    context_tokens: int | None = None
+    cache_tokens: int | None = None
+    gpu_layers: int | Literal["auto"] = "auto"
+    threads: int | None = None
+    adapters: Mapping[str, AdapterFile] = field(default_factory=dict)
+    max_running: int = 32
+    max_waiting: int = 1024
+    reproducible: bool = False
+    use_mmap: bool = True
+
+
+class LlamaModel(Model):
+    """A GGUF model that llama.cpp runs in a process of its own, started by the first call that needs it."""
+
+    capabilities: frozenset[Capability] = frozenset({"generate", "score", "schema", "logprobs", "adapters"})
+
+    def __init__(self, options: LlamaOptions) -> None:
+        self._options = options
+        self._engine: EngineProcess | None = None
+        self._starting = asyncio.Lock()
+        self._records = _probe.ProbeRecords()
+        self.loading: float | None = None
+        """How much of the model has loaded, while it does."""
+
+    # What is known without an engine
+
+    @property
+    def name(self) -> str:
+        return self._options.model
+
+    @cached_property
+    def _path(self) -> Path:
+        return _files.resolve(self._options.model, sha256=self._options.sha256)
+
+    @property
+    def _header(self) -> _gguf.GGUFHeader:
+        return _gguf.read_header(self._path)
+
+    @property
+    def context_tokens(self) -> int:
+        trained = self._header.context_length or DEFAULT_CONTEXT_TOKENS
+        return self._options.context_tokens or min(trained, DEFAULT_CONTEXT_TOKENS)
+
+    @property
+    def vocabulary_digest(self) -> str:
+        return self._header.vocabulary_digest
+
+    @property
+    def fingerprint(self) -> str:
+        options, template = self._options, _template_of(self._header)
+        facts = {
+            "engine": f"{DISTRIBUTION} {_version()}",
+            "template": template,
+            "date": date.today().isoformat() if "strftime_now" in template else None,
+            "context_tokens": self.context_tokens,
+            "gpu_layers": options.gpu_layers,
+            "reproducible": options.reproducible,
+            "scales": {name: adapter.scale for name, adapter in options.adapters.items()},
+            **self.pins(),
+        }
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+    def pins(self) -> Mapping[str, str]:
+        """Return the SHA-256 of the model's file and of each adapter's, as `model` and `adapter:NAME`."""
+        adapters = {
+            f"adapter:{name}": _files.digest(Path(adapter.path)) for name, adapter in self._options.adapters.items()
+        }
+        return {"model": _files.digest(self._path)} | adapters
+
+    # Calls
+
+    async def generate(self, request: GenerateRequest, on_delta: OnDelta | None = None) -> list[Completion]:
+        self._check_request(request)
+        grammar = None if request.json_schema is None else _grammar.to_gbnf(request.json_schema)
+        message = {
+            "op": "generate",
+            "request": self._wire(request),
+            "grammar": grammar,
+            "stream": on_delta is not None,
+        }
+
+        def pass_on(event: dict[str, Any]) -> None:
+            if on_delta is not None:
+                for delta in _as_deltas(event, request):
+                    on_delta(delta)
+
+        result = await self._call(message, pass_on)
+        return _as_completions(result, request)
+
+    async def score(self, request: ScoreRequest) -> Scores:
+        self._check_texts(request.messages, request.choices)
+        self._check_adapters(request.adapters)
+        if not request.choices:
+            return Scores(logprobs=())
+        result = await self._call({"op": "score", "request": self._wire(request)})
+        return Scores(logprobs=tuple(result["logprobs"]), prompt_tokens=result["prompt_tokens"])
+
+    async def count_tokens(self, text: str) -> int:
+        self._check_text(text)
+        result = await self._call({"op": "count", "text": text})
+        return int(result["n_tokens"])
+
+    async def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
+        """Return the token ids of the prompt that these messages make."""
+        self._check_texts(messages)
+        request = GenerateRequest(messages=tuple(messages)).model_dump(mode="json")
+        result = await self._call({"op": "prompt", "messages": request["messages"]})
+        return list(result["ids"])
+
+    async def counters(self) -> dict[str, int]:
+        """Return what the running engine has done: steps, tokens decoded, tokens shared, largest batch."""
+        return dict(await self._call({"op": "counters"}))
+
+    async def close(self) -> None:
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            await engine.close()
+
+    @property
+    def engine_pid(self) -> int | None:
+        """The engine's process id, while one runs."""
+        return self._engine.pid if self._engine is not None and self._engine.usable else None
+
+    # Checks
+
+    def _check_request(self, request: GenerateRequest) -> None:
+        if request.members:
+            raise CapabilityError(f"{self.name} cannot decode members together yet")
+        if request.sampling.beam_width > 1:
+            raise CapabilityError(f"{self.name} cannot search with beams yet")
+        self._check_texts(request.messages, request.sampling.stop)
+        self._check_adapters(request.adapters)
+
+    def _check_texts(self, messages: Iterable[Message], texts: Iterable[str] = ()) -> None:
+        contents = [message.content for message in messages]
+        if not any(contents):
+            raise self._refusal("the prompt is empty")
+        for text in (*contents, *texts):
+            self._check_text(text)
+
+    def _check_text(self, text: str) -> None:
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise self._refusal(
+                f"the text holds {text[error.start]!r} at position {error.start}, half of a character",
+                hint="decode the input with errors='replace', or mend where it comes from",
+            ) from error
+
+    def _check_adapters(self, adapters: Mapping[str, float]) -> None:
+        for name in adapters:
+            if name not in self._options.adapters:
+                raise self._refusal(
+                    f"{name!r} is not an adapter of {self.name}: {suggest(name, self._options.adapters)}",
+                    hint="adapters are declared with the model, under `adapters: {name: path}`",
+                )
+
+    def _refusal(self, text: str, *, hint: str | None = None) -> ModelError:
+        return ModelError(text, model=self.name, cause="request", hint=hint)
+
+    def _wire(self, request: GenerateRequest | ScoreRequest) -> dict[str, Any]:
+        """Return a request as JSON-ready data, its adapter scales as the engine applies them."""
+        data = request.model_dump(mode="json")
+        offered = self._options.adapters
+        data["adapters"] = {name: scale * offered[name].scale for name, scale in request.adapters.items()}
+        data.pop("json_schema", None)
+        return data
+
+    # The engine
+
+    async def _call(self, message: dict[str, Any], on_event: Callable[[dict[str, Any]], None] | None = None) -> Any:
+        engine = await self._running_engine()
+        frame = await engine.call(message, on_event)
+        return frame.message["result"]
+
+    async def _running_engine(self) -> EngineProcess:
+        """Return the engine, started if there is none or the last one ended."""
+        if (engine := self._usable_engine()) is not None:
+            return engine
+        async with self._starting:
+            if (engine := self._usable_engine()) is not None:
+                return engine
+            if self._engine is not None:
+                self._engine.kill()
+            self._engine = await self._start()
+            return self._engine
+
+    def _usable_engine(self) -> EngineProcess | None:
+        engine = self._engine
+        usable = engine is not None and engine.usable and engine.loop is asyncio.get_running_loop()
+        return engine if usable else None
+
+    async def _start(self) -> EngineProcess:
+        """Check the files and load them; where the fast kernels crash, once more without them."""
+        header = await asyncio.to_thread(self._check_files)
+        key = _probe.build_key(_version(), _library(), (tensor.type for tensor in header.tensors))
+        attempt = _probe.first_attempt(self._records.get(key))
+        while True:
+            engine = EngineProcess(str(self._path))
+            stage = _Loading(self)
+            try:
+                await engine.call(self._load_message(header, attempt), stage)
+            except BaseException as error:
+                await _end(engine)
+                again = _probe.next_attempt(attempt, exit_code=engine.exit_code, probing=stage.probing)
+                if again is None or not isinstance(error, ModelError) or error.cause != "died":
+                    raise
+                attempt = again
+                continue
+            finally:
+                self.loading = None
+            if attempt.probe:
+                self._records.put(key, attempt.use_extra_bufts)
+            return engine
+
+    def _check_files(self) -> _gguf.GGUFHeader:
+        header = _gguf.check_model(self._path)
+        for adapter in self._options.adapters.values():
+            _gguf.check_adapter(Path(adapter.path), header)
+        return header
+
+    def _load_message(self, header: _gguf.GGUFHeader, attempt: _probe.Attempt) -> dict[str, Any]:
+        options = self._options
+        cache_tokens = max(self.context_tokens, options.cache_tokens or DEFAULT_CONTEXT_TOKENS)
+        return {
+            "op": "load",
+            "path": str(self._path),
+            "template": _template_of(header),
+            "bos": header.token("bos"),
+            "eos": header.token("eos"),
+            "context_tokens": self.context_tokens,
+            "adapters": {name: adapter.path for name, adapter in options.adapters.items()},
+            "max_running": options.max_running,
+            "max_waiting": options.max_waiting,
+            "reproducible": options.reproducible,
+            "probe": attempt.probe,
+            "params": {
+                "path": str(self._path),
+                "n_ctx": cache_tokens,
+                "n_seq_max": min(2 * options.max_running, 255) + 1,
+                "n_threads": options.threads or default_threads(),
+                "gpu_layers": None if options.gpu_layers == "auto" else options.gpu_layers,
+                "use_mmap": options.use_mmap,
+                "use_extra_bufts": attempt.use_extra_bufts,
+                "flash_attention": False if options.reproducible else None,
+            },
+        }
+
+
+class _Loading:
+    """Listens to a load: how far it is, and whether it has come to the trial prompt."""
+
+    def __init__(self, model: LlamaModel) -> None:
+        self._model = model
+        self.probing = False
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        if event["event"] == "probing":
+            self.probing = True
+        elif event["event"] == "progress":
+            self._model.loading = event["fraction"]
+            if self._model.on_loading is not None:
+                self._model.on_loading(event["fraction"])
+
+
+async def _end(engine: EngineProcess) -> None:
+    """End an engine that did not load, whatever else is being cancelled."""
+    engine.kill()
+    await asyncio.shield(engine.close())
+
+
+def _as_deltas(event: dict[str, Any], request: GenerateRequest) -> Iterable[Delta]:
+    """Return a piece of text once for each sample it belongs to: greedy samples are computed once."""
+    alike = request.sample_indices if request.sampling.temperature == 0 else (event["sample"],)
+    for sample in alike:
+        n_tokens = event["n_tokens"] if sample == event["sample"] else 0
+        yield Delta(sample=sample, text=event["text"], n_tokens=n_tokens)
+
+
+def _as_completions(result: dict[str, Any], request: GenerateRequest) -> list[Completion]:
+    """Return a completion for each sample index; the prompt's tokens count on the first, copies cost nothing."""
+    samples = result["samples"]
+    first = Usage(
+        prompt_tokens=result["prompt_tokens"],
+        completion_tokens=samples[0]["n_tokens"],
+        calls=1,
+        elapsed_s=result["elapsed_s"],
+    )
+    usages = [first, *(Usage(completion_tokens=sample["n_tokens"]) for sample in samples[1:])]
+    completions = [_as_completion(sample, usage, request) for sample, usage in zip(samples, usages, strict=True)]
+    copy = completions[0].model_copy(update={"usage": Usage()})
+    return completions + [copy] * (len(request.sample_indices) - len(completions))
+
+
+def _as_completion(sample: dict[str, Any], usage: Usage, request: GenerateRequest) -> Completion:
+    is_whole = sample["finish_reason"] == "stop"
+    return Completion(
+        text=sample["text"],
+        finish_reason=sample["finish_reason"],
+        usage=usage,
+        value=_parse(sample["text"]) if request.json_schema is not None and is_whole else None,
+        logprobs=None
+        if request.top_logprobs is None
+        else tuple(TokenLogprob.model_validate(entry) for entry in sample["logprobs"]),
+    )
+
+
+def _parse(text: str) -> Any:
+    """Return the JSON value of a constrained answer; None where a stop string cut it."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
+
+
+def _template_of(header: _gguf.GGUFHeader) -> str:
+    """Return the model's chat template, or the usual one for its vocabulary where it has none."""
+    return header.chat_template or (_template.CHATML if "<|im_start|>" in header.tokens else _template.PLAIN)
+
+
+def _version() -> str:
+    """Return the installed release of llama-cpp-python, without importing it."""
+    try:
+        return importlib.metadata.version(DISTRIBUTION)
+    except importlib.metadata.PackageNotFoundError:
+        return "none"
+
+
+def _library() -> Path:
+    """Return where llama.cpp's library should be, without importing its package."""
+    spec = importlib.util.find_spec("llama_cpp")
+    folder = Path(spec.origin).parent if spec is not None and spec.origin else Path()
+    return folder / "lib" / "libllama.so"

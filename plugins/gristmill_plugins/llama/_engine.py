@@ -1,0 +1,348 @@
+"""The engine process: one model, one owner thread, requests in and answers out over two pipes.
+
+Run as `python -P -m gristmill_plugins.llama._engine` by the client and by nobody else. It holds no policy on
+restarts or time limits of calls; those are the client's. Invariants: only the main thread touches llama.cpp;
+the process ends when its input does, even while native code runs; nothing but frames is written to the
+descriptor that carries them.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, BinaryIO
+
+from gristmill import BusyError, GenerateRequest, GristmillError, ModelError, ScoreRequest
+from gristmill_plugins.llama import _native, _protocol
+from gristmill_plugins.llama._jobs import GenerateJob, Report, ScoreJob
+from gristmill_plugins.llama._prompt import PromptTokenizer
+from gristmill_plugins.llama._renderer import PromptRenderer
+from gristmill_plugins.llama._scheduler import Adapters, Scheduler
+
+HEARTBEAT_S = 1.0
+PR_SET_PDEATHSIG = 1
+PREFILL_SHARE = 64
+"""Prompt tokens read in one step while answers stream: at 330 tokens/s (2 cores) they add 0.2 s to a step."""
+PROBE_TOKENS = 24
+"""A prompt this long takes every kernel that longer ones do: AMX crashes from two tokens on."""
+
+
+class Wire:
+    """The two pipes to the client, and the threads that keep them moving."""
+
+    def __init__(self, source: BinaryIO, sink: BinaryIO) -> None:
+        self._source = source
+        self._sink = sink
+        self._lock = threading.Lock()
+        self.inbox: queue.SimpleQueue[_protocol.Frame] = queue.SimpleQueue()
+        self.working = threading.Event()
+
+    def start(self) -> None:
+        """Begin to read requests and to say, while there is work, that the process is alive."""
+        threading.Thread(target=self._read, name="reader", daemon=True).start()
+        threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
+
+    def send(self, message: dict[str, Any], blob: bytes = b"") -> None:
+        """Write one frame."""
+        data = _protocol.encode(message, blob)
+        with self._lock:
+            self._sink.write(data)
+            self._sink.flush()
+
+    def _read(self) -> None:
+        """Queue requests; the end of input ends the process at once, whatever native code is doing."""
+        try:
+            while (frame := _protocol.read(self._source)) is not None:
+                self.inbox.put(frame)
+        finally:
+            os._exit(0)
+
+    def _beat(self) -> None:
+        while True:
+            self.working.wait()
+            self.send({"event": "alive"})
+            time.sleep(HEARTBEAT_S)
+
+
+class Backend(_native.NativeContext):
+    """The context as the scheduler sees it: adapters by name."""
+
+    def __init__(self, model: _native.NativeModel, params: _native.LoadParams, adapters: dict[str, Any]) -> None:
+        super().__init__(model, params)
+        self.can_split = model.can_split
+        self._adapters = adapters
+
+    def set_adapters(self, adapters: Adapters) -> None:
+        """Apply these adapters, by name, to what is decoded from now on."""
+        self.apply_adapters({self._adapters[name]: scale for name, scale in adapters})
+
+
+class Engine:
+    """One loaded model and the requests that are under way."""
+
+    def __init__(self, wire: Wire, options: dict[str, Any], *, request: int) -> None:
+        self._wire = wire
+        self._path = options["path"]
+        self._context_tokens: int = options["context_tokens"]
+        self._max_waiting: int = options["max_waiting"]
+        self._jobs: dict[int, GenerateJob | ScoreJob] = {}
+        params = _native.LoadParams(**options["params"]).settled()
+        shown = _Progress(lambda fraction: wire.send({"id": request, "event": "progress", "fraction": fraction}))
+        self._model = _native.NativeModel(params, shown)
+        adapters = {name: self._model.load_adapter(name, path) for name, path in options["adapters"].items()}
+        self._context = Backend(self._model, params, adapters)
+        vocabulary = self._model.vocabulary
+        self._tokenizer = PromptTokenizer(vocabulary, model=self._path, template=options["template"])
+        self._renderer = PromptRenderer(
+            options["template"],
+            bos=options["bos"],
+            eos=options["eos"],
+            model=self._path,
+        )
+        self._scheduler = Scheduler(
+            self._context,
+            max_running=options["max_running"],
+            prefill_share=max(PREFILL_SHARE, params.n_batch // 4),
+            reproducible=options["reproducible"],
+        )
+
+    def probe(self) -> None:
+        """Decode a short prompt, so that kernels which crash do so now, when nothing is lost."""
+        tokens = [min(i, self._model.vocabulary.size - 1) for i in range(PROBE_TOKENS)]
+        self._context.decode(tokens, range(len(tokens)), [0] * len(tokens), [False] * len(tokens))
+        self._context.truncate(0, 0)
+
+    @property
+    def idle(self) -> bool:
+        return self._scheduler.idle
+
+    def step(self) -> None:
+        """Decode one batch."""
+        self._scheduler.step()
+
+    def handle(self, frame: _protocol.Frame) -> None:
+        """Begin what a message asks for; an error is the answer to that message alone."""
+        message = frame.message
+        if message["op"] == "cancel":
+            self._cancel(message["target"])
+            return
+        try:
+            begin: Callable[[dict[str, Any]], None] = getattr(self, f"_do_{message['op']}")
+            begin(message)
+        except (GristmillError, RuntimeError, ValueError) as error:
+            self._send_error(message["id"], error)
+
+    def _do_generate(self, message: dict[str, Any]) -> None:
+        request = GenerateRequest.model_validate(message["request"])
+        self._check_bias(request)
+        prompt = self._prompt(request.messages)
+        self._check_room()
+        job = GenerateJob(
+            request,
+            prompt,
+            vocabulary=self._model.vocabulary,
+            model=self._path,
+            context_tokens=self._context_tokens,
+            grammar=message["grammar"],
+            report=self._report(message["id"], streams=message["stream"]),
+        )
+        self._begin(message["id"], job)
+
+    def _do_score(self, message: dict[str, Any]) -> None:
+        request = ScoreRequest.model_validate(message["request"])
+        prompt = self._prompt(request.messages)
+        choices = [self._choice(text) for text in request.choices]
+        if _any_begins_another(choices):
+            choices = [[*choice, self._end_of_answer()] for choice in choices]
+        longest = max(map(len, choices))
+        if len(prompt) + longest > self._context_tokens:
+            raise self._too_long(len(prompt) + longest)
+        self._check_room()
+        report = self._report(message["id"], streams=False)
+        job = ScoreJob(prompt, choices, adapters=request.adapters, model=self._path, report=report)
+        self._begin(message["id"], job)
+
+    def _do_count(self, message: dict[str, Any]) -> None:
+        n_tokens = len(self._tokenizer.encode_text(message["text"]))
+        self._wire.send({"id": message["id"], "event": "done", "result": {"n_tokens": n_tokens}})
+
+    def _do_prompt(self, message: dict[str, Any]) -> None:
+        request = GenerateRequest.model_validate({"messages": message["messages"]})
+        ids = self._tokenizer.encode(self._renderer.render(request.messages))
+        self._wire.send({"id": message["id"], "event": "done", "result": {"ids": ids}})
+
+    def _do_counters(self, message: dict[str, Any]) -> None:
+        counters = self._scheduler.counters
+        result = {name: getattr(counters, name) for name in counters.__slots__}
+        self._wire.send({"id": message["id"], "event": "done", "result": result})
+
+    def _begin(self, request: int, job: GenerateJob | ScoreJob) -> None:
+        self._jobs[request] = job
+        self._scheduler.add(job.start())
+
+    def _cancel(self, target: int) -> None:
+        if job := self._jobs.pop(target, None):
+            self._scheduler.drop(job)
+            job.close()
+
+    def _prompt(self, messages: Any) -> list[int]:
+        ids = self._tokenizer.encode(self._renderer.render(messages))
+        if not ids:
+            raise ModelError("the prompt is empty", model=self._path, cause="request")
+        if len(ids) >= self._context_tokens:
+            raise self._too_long(len(ids))
+        return ids
+
+    def _too_long(self, n_tokens: int) -> ModelError:
+        return ModelError(
+            f"the prompt takes {n_tokens} tokens, and with at least one token of answer the context of "
+            f"{self._path} holds {self._context_tokens}",
+            model=self._path,
+            cause="request",
+            hint="shorten the prompt, or declare the model with more context_tokens",
+        )
+
+    def _choice(self, text: str) -> list[int]:
+        ids = self._tokenizer.encode_text(text)
+        if not ids:
+            raise ModelError(f"the choice {text!r} has no tokens", model=self._path, cause="request")
+        return ids
+
+    def _end_of_answer(self) -> int:
+        return self._model.vocabulary.eos
+
+    def _check_bias(self, request: GenerateRequest) -> None:
+        size = self._model.vocabulary.size
+        for token in request.sampling.logit_bias:
+            if not 0 <= token < size:
+                raise ModelError(
+                    f"logit_bias names token {token}, and {self._path} has the tokens 0 to {size - 1}",
+                    model=self._path,
+                    cause="request",
+                )
+
+    def _check_room(self) -> None:
+        if self._scheduler.n_waiting >= self._max_waiting:
+            raise BusyError(f"{self._path}: {self._max_waiting} requests are waiting already; try again later")
+
+    def _report(self, request: int, *, streams: bool) -> Report:
+        began = time.monotonic()
+
+        def delta(sample: int, text: str, n_tokens: int) -> None:
+            if streams:
+                message = {"id": request, "event": "delta", "sample": sample, "text": text, "n_tokens": n_tokens}
+                self._wire.send(message)
+
+        def done(result: dict[str, Any]) -> None:
+            self._jobs.pop(request, None)
+            result["elapsed_s"] = time.monotonic() - began
+            self._wire.send({"id": request, "event": "done", "result": result})
+
+        def failed(error: Exception) -> None:
+            self._jobs.pop(request, None)
+            self._send_error(request, error)
+
+        return Report(delta=delta, done=done, failed=failed)
+
+    def _send_error(self, request: int, error: Exception) -> None:
+        self._wire.send({"id": request, "event": "error", **describe(error)})
+
+
+class _Progress:
+    """Passes on loading progress when it has moved by a hundredth."""
+
+    def __init__(self, show: Callable[[float], None]) -> None:
+        self._show = show
+        self._last = -1.0
+
+    def __call__(self, fraction: float) -> None:
+        if fraction - self._last >= 0.01:
+            self._last = fraction
+            self._show(fraction)
+
+
+def describe(error: Exception) -> dict[str, Any]:
+    """Return an error as a message that the client can raise again."""
+    kind = "busy" if isinstance(error, BusyError) else "model"
+    cause = error.cause if isinstance(error, ModelError) else "request"
+    text = error.message if isinstance(error, GristmillError) else f"{type(error).__name__}: {error}"
+    hint = error.hint if isinstance(error, GristmillError) else None
+    return {"kind": kind, "cause": cause, "text": text, "hint": hint}
+
+
+def _any_begins_another(choices: list[list[int]]) -> bool:
+    """Whether one choice is the beginning of another: then where an answer ends must count too."""
+    return any(
+        left == right[: len(left)] for i, left in enumerate(choices) for j, right in enumerate(choices) if i != j
+    )
+
+
+def _serve(wire: Wire) -> None:
+    """Load the model that the first message names and answer until the input ends."""
+    first = wire.inbox.get()
+    request = first.message["id"]
+    wire.working.set()
+    try:
+        engine = Engine(wire, first.message, request=request)
+        if first.message["probe"]:
+            wire.send({"id": request, "event": "probing"})
+            engine.probe()
+    except GristmillError as error:
+        wire.send({"id": request, "event": "error", **describe(error)})
+        return
+    wire.send({"id": request, "event": "done", "result": {}})
+    while True:
+        if engine.idle:
+            wire.working.clear()
+            frame = wire.inbox.get()
+            wire.working.set()
+            if frame.message["op"] == "close":
+                return
+            engine.handle(frame)
+        while not wire.inbox.empty():
+            frame = wire.inbox.get()
+            if frame.message["op"] == "close":
+                return
+            engine.handle(frame)
+        engine.step()
+
+
+def _take_pipes() -> tuple[BinaryIO, BinaryIO]:
+    """Return the pipes of standard input and output, and let prints of native code go to standard error."""
+    sink = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    source = os.fdopen(os.dup(0), "rb")
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+    return source, sink
+
+
+def _die_with_parent(parent: int) -> None:
+    """Ask Linux to end this process with its parent; elsewhere the end of input does it."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(0)
+
+
+def main() -> None:
+    """Run the engine process."""
+    _die_with_parent(int(sys.argv[1]))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    wire = Wire(*_take_pipes())
+    log = _native.quiet_log()
+    wire.start()
+    _serve(wire)
+    del log
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

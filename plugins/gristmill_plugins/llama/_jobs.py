@@ -1,0 +1,294 @@
+"""What the engine does with logits: draw samples, score choices, step a session.
+
+It knows nothing of batches, processes or templates. Invariant: a job reports exactly once, with its result or
+its error, and never after it was dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from gristmill import GenerateRequest, ModelError
+from gristmill_plugins.llama._native import Grammar, Vocabulary
+from gristmill_plugins.llama._sampling import Floats, Sampler, log_softmax, most_likely
+from gristmill_plugins.llama._scheduler import Branch, adapters_key
+from gristmill_plugins.llama._text import TextStream
+
+N_GRAMMAR_TRIED = 64
+"""Greedy decoding tries this many of the likeliest tokens before it masks the vocabulary: 0.1 against 20 ms."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """How a job speaks: pieces of text as they come, then one result or one error."""
+
+    delta: Callable[[int, str, int], None]
+    done: Callable[[dict[str, Any]], None]
+    failed: Callable[[Exception], None]
+
+
+@dataclass(slots=True)
+class _Sample:
+    """One answer in the making."""
+
+    index: int
+    sampler: Sampler
+    text: TextStream
+    grammar: Grammar | None
+    n_tokens: int = 0
+    finish_reason: str | None = None
+    logprobs: list[dict[str, Any]] = field(default_factory=list)
+
+    def result(self) -> dict[str, Any]:
+        return {
+            "text": self.text.text,
+            "finish_reason": self.finish_reason,
+            "n_tokens": self.n_tokens,
+            "logprobs": self.logprobs,
+        }
+
+
+class GenerateJob:
+    """Continues one prompt once for each sample; the prompt is decoded once."""
+
+    def __init__(
+        self,
+        request: GenerateRequest,
+        prompt: Sequence[int],
+        *,
+        vocabulary: Vocabulary,
+        model: str,
+        context_tokens: int,
+        grammar: str | None,
+        report: Report,
+    ) -> None:
+        self._request = request
+        self._prompt = list(prompt)
+        self._vocabulary = vocabulary
+        self._model = model
+        self._report = report
+        self._most = min(request.sampling.max_tokens, context_tokens - len(prompt))
+        self._samples = [self._make_sample(index, grammar) for index in self._distinct()]
+        self._banned = np.fromiter(vocabulary.control - vocabulary.ends, np.intp)
+        self._n_shared = 0
+
+    def _distinct(self) -> Sequence[int]:
+        """Greedy samples are all alike: one is computed for all."""
+        indices = self._request.sample_indices
+        return indices[:1] if self._request.sampling.temperature == 0 else indices
+
+    def _make_sample(self, index: int, grammar: str | None) -> _Sample:
+        return _Sample(
+            index=index,
+            sampler=Sampler(self._request.sampling, seed=self._request.seed + index, prompt=self._prompt),
+            text=TextStream(self._request.sampling.stop),
+            grammar=Grammar(self._vocabulary, grammar, model=self._model) if grammar is not None else None,
+        )
+
+    def start(self) -> list[Branch]:
+        """Return the branch that reads the prompt."""
+        adapters = adapters_key(self._request.adapters)
+        return [Branch(self, list(self._prompt), wants_from=len(self._prompt) - 1, adapters=adapters)]
+
+    def consume(self, branch: Branch, at: int, logits: Floats) -> Iterable[Branch]:  # noqa: ARG002
+        """Draw the next token of each sample that this branch stands for."""
+        if branch.mark is not None:
+            self._advance(self._samples[branch.mark], branch, logits)
+            self._finish_if_done()
+            return []
+        self._n_shared = branch.n_shared
+        self._check_alive(logits)
+        new = [branch, *(self._fork(branch) for _ in self._samples[1:])]
+        for mark, (own, sample) in enumerate(zip(new, self._samples, strict=True)):
+            own.mark = mark
+            self._advance(sample, own, logits)
+        self._finish_if_done()
+        return [own for own in new[1:] if not own.closed]
+
+    def fail(self, error: Exception) -> None:
+        """Report the error; idempotent frees of native state included."""
+        self.close()
+        self._report.failed(error)
+
+    def close(self) -> None:
+        """Free native state."""
+        for sample in self._samples:
+            if sample.grammar is not None:
+                sample.grammar.close()
+
+    def _fork(self, branch: Branch) -> Branch:
+        return Branch(self, list(self._prompt), wants_from=len(self._prompt), adapters=branch.adapters, keep=False)
+
+    def _advance(self, sample: _Sample, branch: Branch, logits: Floats) -> None:
+        """Draw one token, and close the branch where the answer ends."""
+        token = self._draw(sample, logits)
+        if token in self._vocabulary.ends:
+            self._end(sample, branch, "stop")
+            return
+        sample.n_tokens += 1
+        if self._request.top_logprobs is not None:
+            sample.logprobs.append(self._logprob(token, logits))
+        piece = sample.text.feed(self._piece(sample, token))
+        if piece:
+            self._report.delta(sample.index, piece, 1)
+        if sample.text.stopped:
+            self._end(sample, branch, "stop")
+        elif sample.n_tokens >= self._most:
+            self._end(sample, branch, "length")
+        else:
+            branch.tokens.append(token)
+
+    def _piece(self, sample: _Sample, token: int) -> bytes:
+        """Return the bytes of a token; SentencePiece marks the first word of a text with a space."""
+        piece = self._vocabulary.piece(token)
+        if sample.n_tokens == 1 and self._vocabulary.is_spm and piece.startswith(b" "):
+            return piece[1:]
+        return piece
+
+    def _end(self, sample: _Sample, branch: Branch, reason: str) -> None:
+        if rest := sample.text.finish():
+            self._report.delta(sample.index, rest, 0)
+        sample.finish_reason = reason
+        branch.closed = True
+
+    def _draw(self, sample: _Sample, logits: Floats) -> int:
+        if not np.isfinite(logits[int(logits.argmax())]):
+            raise ModelError(
+                f"{self._model} computed numbers that are not finite: its weights are damaged",
+                model=self._model,
+                cause="file",
+            )
+        adjusted = sample.sampler.adjust(logits)
+        token = self._draw_in_grammar(sample, adjusted) if sample.grammar else sample.sampler.pick(adjusted)
+        sample.sampler.accept(token)
+        return token
+
+    def _draw_in_grammar(self, sample: _Sample, adjusted: Floats) -> int:
+        """Draw a token that the grammar allows; the vocabulary is masked only where the first draw is refused."""
+        grammar = sample.grammar
+        assert grammar is not None
+        adjusted = adjusted.copy()
+        adjusted[self._banned] = -np.inf
+        tried = most_likely(adjusted, N_GRAMMAR_TRIED) if sample.sampler.is_greedy else None
+        if tried is None:
+            first = sample.sampler.pick(adjusted)
+            allowed = grammar.allowed(np.asarray([first]))
+            token = first if allowed[0] else None
+        else:
+            fits = tried[grammar.allowed(tried)]
+            token = int(fits[0]) if fits.size else None
+        if token is None:
+            mask = grammar.allowed(np.arange(adjusted.size))
+            if not mask.any():
+                raise ModelError("no token of the model fits the schema here", model=self._model, cause="request")
+            token = sample.sampler.pick(np.where(mask, adjusted, np.float32(-np.inf)))
+        grammar.accept(token)
+        return token
+
+    def _check_alive(self, logits: Floats) -> None:
+        """Refuse a model whose output says nothing: all weights zero, for one."""
+        if logits.max() == logits.min():
+            raise ModelError(
+                f"{self._model} gives every token the same probability: its weights are damaged",
+                model=self._model,
+                cause="file",
+            )
+
+    def _logprob(self, token: int, logits: Floats) -> dict[str, Any]:
+        """Return the model's own log-probabilities, before penalties and temperature."""
+        logprobs = log_softmax(logits)
+        top: dict[str, float] = {}
+        for rank in most_likely(logprobs, self._request.top_logprobs or 0) if self._request.top_logprobs else ():
+            top.setdefault(self._shown(int(rank)), float(logprobs[rank]))
+        return {"token": self._shown(token), "logprob": float(logprobs[token]), "top": top}
+
+    def _shown(self, token: int) -> str:
+        piece = self._vocabulary.piece(token)
+        return piece.decode("utf-8", "replace") if piece else self._vocabulary.text(token)
+
+    def _finish_if_done(self) -> None:
+        if any(sample.finish_reason is None for sample in self._samples):
+            return
+        self.close()
+        self._report.done(
+            {
+                "samples": [sample.result() for sample in self._samples],
+                "prompt_tokens": len(self._prompt),
+                "shared_tokens": self._n_shared,
+            }
+        )
+
+
+class ScoreJob:
+    """Sums the log-probabilities of each choice's tokens; all choices are decoded over one prompt."""
+
+    def __init__(
+        self,
+        prompt: Sequence[int],
+        choices: Sequence[Sequence[int]],
+        *,
+        adapters: dict[str, float],
+        model: str,
+        report: Report,
+    ) -> None:
+        self._prompt = list(prompt)
+        self._choices = [list(choice) for choice in choices]
+        self._adapters = adapters_key(adapters)
+        self._model = model
+        self._report = report
+        self._sums = [0.0] * len(choices)
+        self._n_open = len(choices)
+
+    def start(self) -> list[Branch]:
+        """Return the branch that reads the prompt."""
+        return [Branch(self, list(self._prompt), wants_from=len(self._prompt) - 1, adapters=self._adapters)]
+
+    def consume(self, branch: Branch, at: int, logits: Floats) -> Iterable[Branch]:
+        """Add up the token that follows `at`, in the choice that the branch stands for or in all of them."""
+        if not np.isfinite(logits).all():
+            raise ModelError(
+                f"{self._model} computed numbers that are not finite: its weights are damaged",
+                model=self._model,
+                cause="file",
+            )
+        logprobs = log_softmax(logits)
+        if branch.mark is None:
+            return self._split(branch, logprobs)
+        self._add(branch.mark, at - len(self._prompt) + 1, logprobs)
+        branch.closed = at == len(branch.tokens) - 1
+        self._finish_if_done()
+        return []
+
+    def _split(self, branch: Branch, logprobs: Floats) -> list[Branch]:
+        """Score every first token, and make a branch for each choice that has more."""
+        branch.closed = True
+        new = []
+        for which, choice in enumerate(self._choices):
+            self._add(which, 0, logprobs)
+            if len(choice) > 1:
+                tokens = self._prompt + choice[:-1]
+                own = Branch(self, tokens, wants_from=len(self._prompt), adapters=self._adapters, keep=False)
+                own.mark = which
+                new.append(own)
+        self._finish_if_done()
+        return new
+
+    def _add(self, which: int, place: int, logprobs: Floats) -> None:
+        choice = self._choices[which]
+        self._sums[which] += float(logprobs[choice[place]])
+        self._n_open -= place == len(choice) - 1
+
+    def _finish_if_done(self) -> None:
+        if not self._n_open:
+            self._report.done({"logprobs": self._sums, "prompt_tokens": len(self._prompt)})
+
+    def fail(self, error: Exception) -> None:
+        """Report the error."""
+        self._report.failed(error)
+
+    def close(self) -> None:
+        """Nothing native is held."""

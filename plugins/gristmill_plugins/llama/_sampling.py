@@ -1,0 +1,149 @@
+"""Draw the next token from a row of logits, in numpy.
+
+It knows nothing of engines, grammars or text. Native sampler chains abort the process on a parameter out of
+range and differ between releases of llama.cpp; this does neither. Invariant: what is drawn depends on the
+logits, the sampling, the seed and the tokens so far, and on nothing else in the batch.
+
+Order of the steps is llama.cpp's default: logit bias, penalties, top-k, typical, top-p, min-p, temperature.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from gristmill import Sampling
+
+Floats = npt.NDArray[np.float32]
+Ids = npt.NDArray[np.intp]
+
+HEAD_LOGITS = 10.0
+
+
+def log_softmax(logits: Floats) -> Floats:
+    """Return natural log-probabilities of the last axis, computed in float64."""
+    wide = logits.astype(np.float64)
+    wide -= wide.max(axis=-1, keepdims=True)
+    wide -= np.log(np.exp(wide).sum(axis=-1, keepdims=True))
+    return wide.astype(np.float32)
+
+
+def most_likely(logits: Floats, count: int) -> Ids:
+    """Return the ids of the `count` highest logits, highest first."""
+    if count >= logits.size:
+        return np.argsort(-logits, kind="stable")
+    ids = np.argpartition(logits, -count)[-count:]
+    return ids[np.argsort(-logits[ids], kind="stable")]
+
+
+class Sampler:
+    """The choice of one sample's tokens. One per sample: it holds the random state and the tokens seen.
+
+    The repeat penalty (Keskar et al. 2019, CTRL, section 4.1) looks at prompt and answer, the presence and
+    frequency penalties at the answer only.
+    """
+
+    def __init__(self, sampling: Sampling, *, seed: int, prompt: Sequence[int] = ()) -> None:
+        self._sampling = sampling
+        self._random = np.random.Generator(np.random.PCG64(seed % 2**64))
+        self._bias_ids = np.fromiter(sampling.logit_bias.keys(), np.intp)
+        self._bias = np.fromiter(sampling.logit_bias.values(), np.float32)
+        self._seen = set(prompt) if sampling.repeat_penalty != 1.0 else set()
+        self._counts: Counter[int] = Counter()
+        self._changes_logits = bool(
+            sampling.logit_bias
+            or sampling.repeat_penalty != 1.0
+            or sampling.presence_penalty
+            or sampling.frequency_penalty
+        )
+
+    @property
+    def is_greedy(self) -> bool:
+        """Whether the seed plays no part."""
+        return self._sampling.temperature == 0
+
+    def accept(self, token: int) -> None:
+        """Note that `token` was taken."""
+        if self._changes_logits:
+            self._counts[token] += 1
+            if self._sampling.repeat_penalty != 1.0:
+                self._seen.add(token)
+
+    def adjust(self, logits: Floats) -> Floats:
+        """Return the logits with bias and penalties applied; the row itself where there are none."""
+        if not self._changes_logits:
+            return logits
+        adjusted = logits.copy()
+        if self._bias_ids.size:
+            adjusted[self._bias_ids] += self._bias
+        if self._seen:
+            ids = np.fromiter(self._seen, np.intp)
+            seen, penalty = adjusted[ids], self._sampling.repeat_penalty
+            adjusted[ids] = np.where(seen > 0, seen / penalty, seen * penalty)
+        if self._counts:
+            ids = np.fromiter(self._counts.keys(), np.intp)
+            counts = np.fromiter(self._counts.values(), np.float32)
+            adjusted[ids] -= self._sampling.presence_penalty + self._sampling.frequency_penalty * counts
+        return adjusted
+
+    def pick(self, adjusted: Floats) -> int:
+        """Return a token drawn from adjusted logits; -inf is never drawn."""
+        if self.is_greedy:
+            return int(adjusted.argmax())
+        ids, kept = self._truncate(adjusted)
+        scaled = (kept - kept.max()) / np.float32(self._sampling.temperature)
+        mass = np.cumsum(np.exp(scaled), dtype=np.float64)
+        at = int(np.searchsorted(mass, self._random.random() * mass[-1], side="right"))
+        return int(ids[min(at, ids.size - 1)])
+
+    def _truncate(self, logits: Floats) -> tuple[Ids, Floats]:
+        """Return the candidates that every filter keeps, at least one, with their logits."""
+        chosen = self._sampling
+        ids = most_likely(logits, chosen.top_k) if chosen.top_k else np.flatnonzero(logits > -np.inf)
+        if chosen.typical_p < 1:
+            ids = _typical(ids, logits[ids], chosen.typical_p)
+        if chosen.top_p < 1:
+            ids = _nucleus(ids, logits[ids], chosen.top_p)
+        kept = logits[ids]
+        if chosen.min_p > 0:
+            above = kept >= kept.max() + np.log(chosen.min_p)
+            ids, kept = ids[above], kept[above]
+        if kept.min() == -np.inf:
+            ids, kept = ids[kept > -np.inf], kept[kept > -np.inf]
+        return ids, kept
+
+
+def _shares(logits: Floats) -> npt.NDArray[np.float64]:
+    wide = np.exp((logits - logits.max()).astype(np.float64))
+    return np.asarray(wide / wide.sum())
+
+
+def _typical(ids: Ids, logits: Floats, mass: float) -> Ids:
+    """Keep the tokens whose surprise is closest to the expected (Meister et al. 2022)."""
+    shares = _shares(logits)
+    surprise = -np.log(np.maximum(shares, 1e-300))
+    order = np.argsort(np.abs(surprise - (shares * surprise).sum()), kind="stable")
+    return ids[order[: _count_to(shares[order], mass)]]
+
+
+def _nucleus(ids: Ids, logits: Floats, mass: float) -> Ids:
+    """Keep the fewest tokens, from the highest, that hold `mass` (Holtzman et al. 2020).
+
+    Only the head of the distribution is sorted: sorting 49,152 logits takes 4 ms, the head 0.2 ms.
+    """
+    shares = _shares(logits)
+    head = np.flatnonzero(logits > logits.max() - HEAD_LOGITS)
+    if shares[head].sum() < mass:
+        head = np.arange(ids.size)
+    order = head[np.argsort(-logits[head], kind="stable")]
+    return ids[order[: _count_to(shares[order], mass)]]
+
+
+def _count_to(shares: npt.NDArray[np.float64], mass: float) -> int:
+    """Return how many shares, from the first, it takes to hold `mass`."""
+    return int(np.searchsorted(np.cumsum(shares), mass)) + 1

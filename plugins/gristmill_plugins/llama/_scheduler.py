@@ -1,0 +1,414 @@
+"""Continuous batching: which tokens of which sequences are decoded together in the next step.
+
+It knows nothing of prompts, sampling or processes, and reaches the engine only through `Backend`. Invariants:
+a branch's tokens before `n_past` are in the cache under its sequence, and no others; the logits of every token
+from `wants_from` on are handed to its job once, in order; the oldest branch always makes progress.
+
+A branch asks for nothing but its tokens. What other sequences already hold of them, running or kept from
+earlier requests, is shared (`copy`) instead of computed; what finds no room is evicted, least recently used
+first, and a running branch that is pushed out is decoded again later from its own tokens.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Adapters = tuple[tuple[str, float], ...]
+"""Names and scales, sorted: branches with equal adapters share batches and cached prefixes."""
+
+MIN_SHARED = 8
+"""Prefixes shorter than this many tokens are computed again: cheaper than a sequence held for them."""
+DECODED, NO_ROOM = 0, 1
+SCRATCH = 0
+"""The sequence of tokens whose results nobody wants."""
+
+
+class Placed(enum.Enum):
+    """Whether a waiting branch was admitted."""
+
+    YES = "it runs"
+    SOON = "another branch is computing its prefix"
+    FULL = "there is no sequence or no room in the cache"
+
+
+class Backend(Protocol):
+    """The engine below: one cache of `n_ctx` cells in which `n_seq_max` sequences live."""
+
+    n_ctx: int
+    n_batch: int
+    n_seq_max: int
+    can_split: bool
+
+    def decode(
+        self, tokens: Sequence[int], positions: Sequence[int], seqs: Sequence[int], wants: Sequence[bool]
+    ) -> int: ...
+
+    def logits(self, n_rows: int) -> npt.NDArray[np.float32]: ...
+
+    def copy(self, source: int, target: int, size: int) -> None: ...
+
+    def truncate(self, seq: int, size: int) -> bool: ...
+
+    def set_adapters(self, adapters: Adapters) -> None: ...
+
+
+class Job(Protocol):
+    """What owns branches and decides how they go on."""
+
+    def consume(self, branch: Branch, at: int, logits: npt.NDArray[np.float32]) -> Iterable[Branch]:
+        """Take the logits that follow `branch.tokens[at]`; return new branches to decode.
+
+        To go on, the job appends to `branch.tokens`; to end, it sets `branch.closed`. The row is valid only
+        during the call.
+        """
+        ...
+
+    def fail(self, error: Exception) -> None:
+        """Report that the job cannot be finished; its branches are gone."""
+        ...
+
+
+@dataclass(eq=False, slots=True)
+class Branch:
+    """One sequence of tokens that is being decoded for a job."""
+
+    job: Job
+    tokens: list[int]
+    wants_from: int
+    """Logits are wanted after `tokens[wants_from]` and every later token."""
+    adapters: Adapters = ()
+    keep: bool = True
+    """Whether what was computed may serve later requests once this branch is closed."""
+    n_past: int = 0
+    seq: int | None = None
+    closed: bool = False
+    n_shared: int = 0
+    """Tokens that were taken over from another sequence instead of computed, at the last admission."""
+    mark: int | None = None
+    """The job's own: which of its samples or choices this is."""
+
+    @property
+    def n_pending(self) -> int:
+        return len(self.tokens) - self.n_past
+
+
+@dataclass(slots=True)
+class _Kept:
+    """The computed tokens of a closed branch, for later requests to begin with."""
+
+    tokens: npt.NDArray[np.int32]
+    adapters: Adapters
+    n_own: int
+
+
+@dataclass(slots=True)
+class Counters:
+    """What the scheduler has done so far, for tests, `doctor` and benchmarks."""
+
+    steps: int = 0
+    decoded: int = 0
+    shared: int = 0
+    preempted: int = 0
+    largest_batch: int = 0
+
+
+@dataclass(slots=True)
+class _Batch:
+    tokens: list[int] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
+    seqs: list[int] = field(default_factory=list)
+    wants: list[bool] = field(default_factory=list)
+    parts: list[tuple[Branch, int]] = field(default_factory=list)
+    """Each branch with how many of its tokens are in."""
+    outputs: list[tuple[Branch, int]] = field(default_factory=list)
+    """For each wanted row, its branch and the index of its token."""
+
+    def add(self, branch: Branch, size: int) -> None:
+        start, end = branch.n_past, branch.n_past + size
+        self.tokens += branch.tokens[start:end]
+        self.positions += range(start, end)
+        self.seqs += [branch.seq or 0] * size
+        self.wants += [at >= branch.wants_from for at in range(start, end)]
+        self.outputs += [(branch, at) for at in range(max(start, branch.wants_from), end)]
+        self.parts.append((branch, size))
+
+
+class Scheduler:
+    """Admits branches, composes batches, decodes them and hands out the logits."""
+
+    def __init__(self, backend: Backend, *, max_running: int, prefill_share: int, reproducible: bool = False) -> None:
+        self._backend = backend
+        self._max_running = max_running
+        self._prefill_share = prefill_share
+        self._reproducible = reproducible
+        self._waiting: deque[Branch] = deque()
+        self._running: list[Branch] = []
+        self._kept: OrderedDict[int, _Kept] = OrderedDict()
+        self._free = list(range(backend.n_seq_max - 1, 0, -1))
+        self._set: Adapters | None = None
+        self._paused = False
+        """After a preemption nothing is admitted until a branch closes, or the two would take turns for ever."""
+        self.counters = Counters()
+
+    @property
+    def idle(self) -> bool:
+        """Whether no branch has a token to decode."""
+        return not self._waiting and not any(branch.n_pending for branch in self._running)
+
+    @property
+    def n_waiting(self) -> int:
+        return len(self._waiting)
+
+    def add(self, branches: Iterable[Branch]) -> None:
+        """Queue new branches behind those that wait."""
+        self._waiting.extend(branches)
+
+    def drop(self, job: Job) -> None:
+        """Take all branches of a job out, at once; what they computed may be kept."""
+        self._waiting = deque(branch for branch in self._waiting if branch.job is not job)
+        for branch in [branch for branch in self._running if branch.job is job]:
+            self._release(branch)
+
+    def forget_kept(self) -> None:
+        """Give back every sequence kept for later requests."""
+        while self._kept:
+            self._evict()
+
+    def step(self) -> None:
+        """Admit what fits, decode one batch, and hand its logits to the jobs."""
+        self._admit()
+        batch = self._compose()
+        if batch is None:
+            return
+        code = self._backend.decode(batch.tokens, batch.positions, batch.seqs, batch.wants)
+        if code == NO_ROOM:
+            self._make_room()
+            return
+        if code != DECODED:
+            self._fail_all(batch, RuntimeError(f"llama.cpp could not decode a batch (code {code})"))
+            return
+        self._count(batch)
+        for branch, size in batch.parts:
+            branch.n_past += size
+        self._deliver(batch)
+
+    # Admission
+
+    def _admit(self) -> None:
+        """Give waiting branches a sequence, oldest first, each with the longest prefix that is already there."""
+        held: list[Branch] = []
+        while self._waiting and len(self._running) < self._max_running and not (self._paused and self._running):
+            branch = self._waiting.popleft()
+            placed = self._place(branch)
+            if placed is not Placed.YES:
+                held.append(branch)
+            if placed is Placed.FULL:
+                break  # Nobody overtakes: a long prompt would otherwise wait for ever behind short ones.
+        self._waiting.extendleft(reversed(held))
+
+    def _place(self, branch: Branch) -> Placed:
+        """Admit one branch if its prefix is not being computed right now and there is room."""
+        source, n_common = self._find_prefix(branch)
+        if isinstance(source, Branch) and source.n_past < n_common:
+            return Placed.SOON
+        if not self._has_room(len(branch.tokens) - n_common, spare=source if isinstance(source, int) else None):
+            return Placed.FULL
+        if isinstance(source, int):
+            self._take_over(branch, source, n_common)
+        else:
+            branch.seq = self._free.pop()
+            if source is not None and source.seq is not None:
+                self._backend.copy(source.seq, branch.seq, n_common)
+        branch.n_past = branch.n_shared = n_common
+        self.counters.shared += n_common
+        self._running.append(branch)
+        return Placed.YES
+
+    def _take_over(self, branch: Branch, source: int, n_common: int) -> None:
+        """Begin with what is kept in sequence `source`: all of it moves, a part of it is copied."""
+        kept = self._kept[source]
+        if n_common >= kept.tokens.size or not self._free:
+            del self._kept[source]
+            branch.seq = source
+            self._backend.truncate(source, n_common)
+            return
+        self._kept.move_to_end(source)
+        branch.seq = self._free.pop()
+        self._backend.copy(source, branch.seq, n_common)
+
+    def _find_prefix(self, branch: Branch) -> tuple[Branch | int | None, int]:
+        """Return who holds, or will soon hold, the longest usable beginning of a branch, and its length."""
+        most = min(branch.wants_from, len(branch.tokens) - 1)
+        wanted = np.asarray(branch.tokens[:most], np.int32)
+        best: Branch | int | None = None
+        length = MIN_SHARED - 1
+        for seq, kept in self._kept.items():
+            if kept.adapters == branch.adapters:
+                common = _n_common(wanted, kept.tokens)
+                if common > length and (self._backend.can_split or common == kept.tokens.size):
+                    best, length = seq, common
+        for other in self._running:
+            if other.adapters == branch.adapters and other.seq is not None:
+                common = _n_common(wanted, np.asarray(other.tokens[:most], np.int32))
+                if common > length and (self._backend.can_split or common == other.n_past):
+                    best, length = other, common
+        return (best, length) if best is not None else (None, 0)
+
+    def _has_room(self, n_new: int, *, spare: int | None) -> bool:
+        """Make a sequence and `n_new` cells free by evicting what is only kept; False where that is not enough."""
+        while not self._free and (victim := self._oldest_kept(spare)) is not None:
+            self._evict(victim)
+        if not self._free and spare is None:
+            return False
+        while self._n_used() + n_new > self._backend.n_ctx and (victim := self._oldest_kept(spare)) is not None:
+            self._evict(victim)
+        return not self._running or self._n_used() + n_new <= self._backend.n_ctx
+
+    def _n_used(self) -> int:
+        """Estimate the occupied cells; the engine's own answer, NO_ROOM, is what counts."""
+        running = sum(len(branch.tokens) - branch.n_shared for branch in self._running)
+        return running + sum(kept.n_own for kept in self._kept.values())
+
+    def _oldest_kept(self, spare: int | None) -> int | None:
+        return next((seq for seq in self._kept if seq != spare), None)
+
+    def _evict(self, seq: int | None = None) -> None:
+        seq = next(iter(self._kept)) if seq is None else seq
+        del self._kept[seq]
+        self._backend.truncate(seq, 0)
+        self._free.append(seq)
+
+    # One step
+
+    def _compose(self) -> _Batch | None:
+        """Return the next batch: every branch that decodes, and a share for those that still read their prompt."""
+        ready = [branch for branch in self._running if branch.n_pending]
+        if not ready:
+            return None
+        adapters = self._next_adapters(ready)
+        ready = [branch for branch in ready if branch.adapters == adapters]
+        decoding = [branch for branch in ready if branch.n_pending == 1]
+        reading = [branch for branch in ready if branch.n_pending > 1]
+        batch = _Batch()
+        room = self._backend.n_batch - int(self._reproducible)
+        for branch in decoding[:room]:
+            batch.add(branch, 1)
+        room = min(room - len(batch.tokens), self._prefill_share if decoding else room)
+        for n_before, branch in enumerate(reading):
+            size = min(branch.n_pending, max(1, room // (len(reading) - n_before)))
+            if room >= size:
+                batch.add(branch, size)
+                room -= size
+        if self._reproducible:
+            self._add_company(batch)
+        if self._set != adapters:
+            self._backend.set_adapters(adapters)
+            self._set = adapters
+        return batch
+
+    def _add_company(self, batch: _Batch) -> None:
+        """Put a scratch token beside a lone one: llama.cpp multiplies one row with another kernel than several."""
+        if len(batch.tokens) > 1 and len(batch.outputs) != 1:
+            return
+        self._backend.truncate(SCRATCH, 0)
+        batch.tokens.append(batch.tokens[0])
+        batch.positions.append(0)
+        batch.seqs.append(SCRATCH)
+        batch.wants.append(True)
+
+    def _next_adapters(self, ready: Sequence[Branch]) -> Adapters:
+        """Return the adapters whose turn it is: each group in the order in which its oldest branch came."""
+        groups = list(dict.fromkeys(branch.adapters for branch in ready))
+        if self._set in groups and len(groups) > 1:
+            return groups[(groups.index(self._set) + 1) % len(groups)]
+        return groups[0]
+
+    def _deliver(self, batch: _Batch) -> None:
+        """Hand each wanted row to its job and take in what the jobs ask for next."""
+        rows = self._backend.logits(len(batch.outputs)) if batch.outputs else np.empty((0, 0), np.float32)
+        new: list[Branch] = []
+        for (branch, at), row in zip(batch.outputs, rows, strict=True):
+            if not branch.closed:
+                new += self._consume(branch, at, row)
+        self._waiting.extendleft(reversed(new))
+        if new:
+            self._admit()  # Now, while the branches they split from are certain to be there.
+        for branch in [branch for branch in self._running if branch.closed]:
+            self._release(branch)
+
+    def _consume(self, branch: Branch, at: int, row: npt.NDArray[np.float32]) -> list[Branch]:
+        try:
+            return list(branch.job.consume(branch, at, row))
+        except Exception as error:  # noqa: BLE001 - one request's fault must not end the others in the batch
+            for own in self._running:
+                own.closed |= own.job is branch.job
+            branch.job.fail(error)
+            return []
+
+    def _count(self, batch: _Batch) -> None:
+        self.counters.steps += 1
+        self.counters.decoded += len(batch.tokens)
+        self.counters.largest_batch = max(self.counters.largest_batch, len(batch.parts))
+
+    # Making room, and letting go
+
+    def _make_room(self) -> None:
+        """The engine found no cells: evict what is only kept, then push out the youngest running branch."""
+        if self._kept:
+            self._evict()
+            return
+        if len(self._running) > 1:
+            branch = self._running.pop()
+            self._give_back(branch)
+            branch.wants_from = max(branch.wants_from, branch.n_past)
+            branch.n_past = 0
+            self._waiting.appendleft(branch)
+            self._paused = True
+            self.counters.preempted += 1
+            return
+        branch = self._running[0]
+        self.drop(branch.job)
+        branch.job.fail(RuntimeError("the sequence does not fit the key-value cache"))
+
+    def _release(self, branch: Branch) -> None:
+        """Let go of a running branch; its tokens may serve later requests."""
+        branch.closed = True
+        self._paused = False
+        self._running.remove(branch)
+        if branch.keep and branch.seq is not None and branch.n_past >= MIN_SHARED:
+            tokens = np.asarray(branch.tokens[: branch.n_past], np.int32)
+            self._kept[branch.seq] = _Kept(tokens, branch.adapters, branch.n_past - branch.n_shared)
+            branch.seq = None
+            return
+        self._give_back(branch)
+
+    def _give_back(self, branch: Branch) -> None:
+        if branch.seq is not None:
+            self._backend.truncate(branch.seq, 0)
+            self._free.append(branch.seq)
+            branch.seq = None
+
+    def _fail_all(self, batch: _Batch, error: Exception) -> None:
+        for job in {id(branch.job): branch.job for branch, _ in batch.parts}.values():
+            self.drop(job)
+            job.fail(error)
+        self.forget_kept()
+
+
+def _n_common(left: npt.NDArray[np.int32], right: npt.NDArray[np.int32]) -> int:
+    """Return the length of the common beginning."""
+    size = min(left.size, right.size)
+    differ = left[:size] != right[:size]
+    return int(differ.argmax()) if differ.any() else size
+
+
+def adapters_key(adapters: Mapping[str, float]) -> Adapters:
+    """Return the canonical form of adapters with scales; a scale of 0 is no adapter."""
+    return tuple(sorted((name, float(scale)) for name, scale in adapters.items() if scale != 0))
