@@ -18,7 +18,6 @@ from __future__ import annotations
 import enum
 import os
 import sqlite3
-import threading
 import time
 import warnings
 from collections import Counter
@@ -26,7 +25,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Generic, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from gristmill import _cache_file as file
 from gristmill._cache_key import KeyPrefix, cache_key
@@ -40,13 +39,13 @@ if TYPE_CHECKING:
 __all__ = ["MISS", "CacheStats", "CacheWarning", "KeyPrefix", "Miss", "PromptCache", "cache_key"]
 
 DEFAULT_SIZE_LIMIT_BYTES = 2 * 2**30
-RETRY_AFTER_S = 30.0
-"""How long a cache that could not be opened or written is left alone before it is tried again."""
 READ_TIMEOUT_S = 0.25
 """Readers wait only for another process's recovery after a crash; an answer not found by then is computed."""
 WRITE_TIMEOUT_S = 5.0
 """Writers queue for one lock; four processes writing without pause were measured to wait well under a second."""
 MOST_TOUCHED = 256
+MOST_TRIES = 3
+"""Of a write, each after another process took the file away or a corrupt one was moved aside."""
 
 
 class CacheWarning(UserWarning):
@@ -86,46 +85,8 @@ class CacheStats:
     """Files with what was moved aside; `clear` deletes them."""
 
 
-class _Closable(Protocol):
-    def close(self) -> None: ...
-
-
-T = TypeVar("T", bound=_Closable)
-
-
-class _Held(Generic[T]):
-    """Something open on the file: opened again when another file took its place, left alone a while after trouble."""
-
-    def __init__(self, path: str, open_: Callable[[], T | None]) -> None:
-        self.lock = threading.Lock()
-        self.identity = (0, 0)
-        self._path = path
-        self._open = open_
-        self.held: T | None = None
-        self._again_at = 0.0
-
-    def current(self) -> T | None:
-        """Return it, open; None while it is left alone or there is nothing to open. The caller holds the lock."""
-        identity = file.identify(self._path)
-        if self.held is None or identity != self.identity:
-            self.close()
-            if self.paused:
-                return None
-            self.identity = identity
-            self.held = self._open()
-        return self.held
-
-    @property
-    def paused(self) -> bool:
-        return time.monotonic() < self._again_at
-
-    def pause(self) -> None:
-        self._again_at = time.monotonic() + RETRY_AFTER_S
-
-    def close(self) -> None:
-        if self.held is not None:
-            held, self.held = self.held, None
-            held.close()
+def _keep_all(_: Any) -> bool:
+    return True
 
 
 class PromptCache:
@@ -164,16 +125,16 @@ class PromptCache:
         self._inherited: list[Any] = []
         self._flights: Any = None
         self._pid = 0
-        self._sides: tuple[_Held[sqlite3.Connection], _Held[Store]]
+        self._sides: tuple[file.Held[sqlite3.Connection], file.Held[Store]]
         self._own_sides()
 
-    def _own_sides(self) -> tuple[_Held[sqlite3.Connection], _Held[Store]]:
+    def _own_sides(self) -> tuple[file.Held[sqlite3.Connection], file.Held[Store]]:
         if self._pid != os.getpid():
             # SQLite forbids even to close a connection that came through a fork, and a lock may be held by a thread
             # that did not come through. What was inherited is kept, unused.
             if self._pid:
                 self._inherited.append(self._sides)
-            self._sides = (_Held(self._path, self._open_reader), _Held(self._path, self._open_writer))
+            self._sides = (file.Held(self._path, self._open_reader), file.Held(self._path, self._open_writer))
             self._pid = os.getpid()
         return self._sides
 
@@ -204,9 +165,9 @@ class PromptCache:
         row = connection.execute(file.SELECT_ENTRY, (now, key, now)).fetchone()
         if row is None:
             return MISS
-        mode, filename, data, stale = row
+        mode, data, stale = row
         try:
-            value = file.unpack(key, mode, filename, data)
+            value = file.unpack(key, mode, data)
         except ValueError as error:
             self._counts["damaged"] += 1
             self._warn("entry", f"an entry is damaged and was not used ({error}); `gristmill cache verify` removes it")
@@ -232,10 +193,11 @@ class PromptCache:
             return False
         _, writer = self._own_sides()
         with writer.lock:
-            # Twice, because a corrupt file is moved aside and the entries then go into a new one.
-            return self._write(writer, entries) or self._write(writer, entries)
+            return any(
+                self._write(writer, entries, last_try=attempt == MOST_TRIES) for attempt in range(1, MOST_TRIES + 1)
+            )
 
-    def _write(self, writer: _Held[Store], entries: Sequence[tuple[str, bytes]]) -> bool:
+    def _write(self, writer: file.Held[Store], entries: Sequence[tuple[str, bytes]], *, last_try: bool) -> bool:
         if writer.paused:
             return False
         try:
@@ -245,13 +207,13 @@ class PromptCache:
                 return True
         except file.TROUBLE as error:
             writer.close()
-            if not (file.is_corrupt(error) and self._moved_aside(error, writer.identity)):
+            if last_try or not self._may_begin_anew(error, writer.identity):
                 writer.pause()
                 self._warn("write", f"it cannot be written ({error}); new answers are not kept")
         return False
 
     async def get_or_compute(
-        self, key: str, compute: Callable[[], Awaitable[Any]], *, keep: Callable[[Any], bool] = lambda value: True
+        self, key: str, compute: Callable[[], Awaitable[Any]], *, keep: Callable[[Any], bool] = _keep_all
     ) -> Answer:
         """Return the answer of `key`, computing and storing it when it is missing; see `get_or_compute_many`."""
 
@@ -265,7 +227,7 @@ class PromptCache:
         keys: Sequence[str],
         compute: Callable[[Sequence[str]], Awaitable[Sequence[Any]]],
         *,
-        keep: Callable[[Any], bool] = lambda value: True,
+        keep: Callable[[Any], bool] = _keep_all,
     ) -> list[Answer]:
         """Return an answer for each key. `compute` is called at most once, with the distinct keys that are missing.
 
@@ -321,14 +283,24 @@ class PromptCache:
         """
         if self.read_only:
             raise UsageError(f"the cache in {self.directory} was opened read-only and cannot be cleared")
-        n_entries = self.stats().entries
         reader, writer = self._own_sides()
+        n_entries = 0
         with writer.lock, reader.lock:
             self._touched.clear()
-            writer.close()
-            reader.close()
             try:
-                file.remove_all(self._path)
+                try:
+                    if connection := reader.current():
+                        n_entries = file.empty(connection)
+                except FileNotFoundError:
+                    pass
+                except file.TROUBLE:
+                    # Corrupt, or on a full disk, where even DELETE needs room: the files go instead. Entries that
+                    # another process is storing at this moment go with them.
+                    writer.close()
+                    reader.close()
+                    file.remove(self._path)
+                for quarantined in file.set_aside(self._path):
+                    quarantined.unlink(missing_ok=True)
             except OSError as error:
                 raise UsageError(f"the cache in {self.directory} cannot be cleared: {error}") from error
         return n_entries
@@ -373,22 +345,23 @@ class PromptCache:
             times, self._touched = self._touched, {}
             file.touch(connection, times)
 
-    def _reading_failed(self, reader: _Held[sqlite3.Connection], error: Exception) -> None:
+    def _reading_failed(self, reader: file.Held[sqlite3.Connection], error: Exception) -> None:
         reader.close()
-        if file.is_corrupt(error) and not self.read_only and self._moved_aside(error, reader.identity):
+        if self._may_begin_anew(error, reader.identity):
             return
         if file.primary_code(error) not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             reader.pause()
         self._warn("read", f"it cannot be read ({error}); answers are computed")
 
-    def _moved_aside(self, error: Exception, identity: tuple[int, int]) -> bool:
+    def _may_begin_anew(self, error: Exception, identity: tuple[int, int]) -> bool:
+        """Return whether the file that failed is out of the way; a corrupt one is moved, unless read-only."""
         try:
-            target = file.move_aside(self._path, identity)
+            if file.is_corrupt(error) and not self.read_only and (target := file.move_aside(self._path, identity)):
+                text = f"the file is damaged ({error}); it is now {target.name} and a new one is begun"
+                self._warn(target.name, text)
+            return file.is_replaced(self._path, identity)
         except OSError:
             return False
-        if target is not None:
-            self._warn(target.name, f"the file is damaged ({error}); it is now {target.name} and a new one is begun")
-        return True
 
     def _warn(self, kind: str, text: str) -> None:
         if kind not in self._warned:

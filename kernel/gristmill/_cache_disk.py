@@ -11,20 +11,19 @@ Disk and JSONDisk execute pickles found in a row, a file or a key, and delete wh
 from __future__ import annotations
 
 import sqlite3
-import time
 from collections.abc import Iterable
 from typing import Any, NoReturn
 
-import diskcache  # type: ignore[import-untyped]
+import diskcache
 
-from gristmill._cache_file import ENTRY_MODE, connect, primary_code
+from gristmill._cache_file import ENTRY_MODE, connect
 
 # Never reached by an entry: values lie in the database, where a transaction covers them. Files beside it are
 # not synced, can be torn, and outlive a killed writer.
 NEVER_A_FILE = 2**62
 
 
-class EntryDisk(diskcache.Disk):  # type: ignore[misc]
+class EntryDisk(diskcache.Disk):
     """Text keys and packed bytes in the row itself; refuses everything else."""
 
     def put(self, key: Any) -> tuple[str, bool]:
@@ -39,7 +38,7 @@ class EntryDisk(diskcache.Disk):  # type: ignore[misc]
             raise OSError("the row's key is not text")
         return key
 
-    def store(self, value: Any, read: bool, key: Any = diskcache.UNKNOWN) -> tuple[int, int, None, bytes]:
+    def store(self, value: Any, read: bool, key: Any = None) -> tuple[int, int, None, bytes]:  # noqa: ARG002
         """Return the value's columns: size of its file (none), mode, file name (none), bytes."""
         if read or type(value) is not bytes:
             raise TypeError(f"an entry is packed bytes, not {type(value).__name__}")
@@ -51,7 +50,7 @@ class EntryDisk(diskcache.Disk):  # type: ignore[misc]
             raise OSError("the row is not an entry of this cache")
         return value
 
-    def filename(self, key: Any = diskcache.UNKNOWN, value: Any = diskcache.UNKNOWN) -> NoReturn:
+    def filename(self, key: Any = None, value: Any = None) -> NoReturn:  # noqa: ARG002
         """Refuse: no entry lies in a file of its own."""
         raise OSError("an entry is never a file of its own")
 
@@ -59,11 +58,10 @@ class EntryDisk(diskcache.Disk):  # type: ignore[misc]
         """Leave every file alone: no row of ours names one, so the name is damage or an attack."""
 
 
-class Store(diskcache.Cache):  # type: ignore[misc]
+class Store(diskcache.Cache):
     """The database opened for writing. One connection, used by one thread at a time under the caller's lock."""
 
     def __init__(self, path: str, directory: str, *, size_limit_bytes: int, timeout_s: float) -> None:
-        self._path = path
         self._connection: sqlite3.Connection | None = None
         self._opening = True
         # Every setting diskcache knows is given, so that none is taken from the file.
@@ -79,31 +77,18 @@ class Store(diskcache.Cache):  # type: ignore[misc]
             "sqlite_cache_size": -8000,
         }
         try:
-            self._connection = self._connect(timeout_s)
+            self._connection = connect(path, mode="rw", timeout_s=timeout_s)
+            self._connection.execute("PRAGMA journal_mode = WAL")
             # Under one lock, so that no process sees half a schema, and so that diskcache meets no lock while it
             # starts: it would try again for a minute, whatever its timeout.
             self._connection.execute("BEGIN IMMEDIATE")
-            super().__init__(directory, timeout=timeout_s, disk=EntryDisk, **settings)
+            super().__init__(directory, timeout=timeout_s, disk=EntryDisk, **settings)  # type: ignore[no-untyped-call]
             self._connection.execute("COMMIT")
         except BaseException:
             self._opening = False
             self.close()
             raise
         self._opening = False
-
-    def _connect(self, timeout_s: float) -> sqlite3.Connection:
-        connection = connect(self._path, mode="rw", timeout_s=timeout_s)
-        give_up_at = time.monotonic() + timeout_s
-        # Of several processes that begin a cache together one makes the log, and SQLite does not queue the others.
-        while True:
-            try:
-                connection.execute("PRAGMA journal_mode = WAL")
-                return connection
-            except sqlite3.OperationalError as error:
-                if primary_code(error) != sqlite3.SQLITE_BUSY or time.monotonic() > give_up_at:
-                    connection.close()
-                    raise
-                time.sleep(0.005)
 
     # diskcache opens a connection a thread, closes only the calling thread's, and applies any PRAGMA named in the
     # file. One connection of ours replaces that; diskcache 5 reaches its database through this property alone.
@@ -134,7 +119,7 @@ class Store(diskcache.Cache):  # type: ignore[misc]
         try:
             with self.transact():
                 for key, data in entries:
-                    self.set(key, data, expire=expire_s)
+                    self.set(key, data, expire=expire_s)  # type: ignore[no-untyped-call]
         except diskcache.Timeout as error:
             # diskcache calls every failure to begin a timeout; SQLite's own error says which one it was.
             cause = error.__context__

@@ -13,11 +13,14 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+import threading
+import time
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 from gristmill._errors import UsageError
 
@@ -28,6 +31,8 @@ FORMAT = b"gm\x01"
 DIGEST_BYTES = 16
 BODY_AT = len(FORMAT) + DIGEST_BYTES
 TOUCH_AFTER_S = 3600.0
+RETRY_AFTER_S = 30.0
+"""How long a cache that could not be opened or written is left alone before it is tried again."""
 
 # What diskcache keeps in its Settings table. It turns any other name it finds there into an attribute or a
 # PRAGMA, so a file with another name in it is not opened by diskcache at all.
@@ -41,15 +46,15 @@ KNOWN_SETTINGS = frozenset({
 # directions: after the clock was moved back, times in the future are as stale as old ones.
 # Parameters: now, key, now.
 SELECT_ENTRY = (
-    f"SELECT mode, filename, value, abs(access_time - ?) > {TOUCH_AFTER_S} FROM Cache"
+    f"SELECT mode, value, abs(access_time - ?) > {TOUCH_AFTER_S} FROM Cache"
     " WHERE key = ? AND raw = 1 AND (expire_time IS NULL OR expire_time > ?)"
 )
 
-# mmap_size 0: a file truncated under a mapping kills the process with SIGBUS; reading costs 1 to 2 µs more at
-#   100,000 entries, and nothing at 10. cache_size 8 MB holds the upper levels of both trees of a full cache;
-#   32 and 64 MB measured the same. synchronous NORMAL: with the write-ahead log, a commit survives the death of
-#   the process, and a power cut may lose it but never tear it. trusted_schema OFF: what a hostile file's schema
-#   may call is limited to harmless functions.
+# mmap_size 0: a mapped file that is cut short during a read kills the process with SIGBUS; reading without costs
+#   1 µs more at 100,000 entries and nothing at 10. cache_size 8 MB: 2, 32 and 64 MB measured the same, since the
+#   system caches the file as well. synchronous NORMAL: with the write-ahead log, a commit survives the death of
+#   the process, and a power cut may lose it but never tear it. trusted_schema OFF: a hostile file's schema can
+#   call harmless functions only.
 PRAGMAS = ("mmap_size = 0", "cache_size = -8000", "synchronous = NORMAL", "trusted_schema = OFF")
 
 
@@ -82,13 +87,13 @@ def pack(key: str, value: Any) -> bytes:
     return FORMAT + _digest(key, body) + body
 
 
-def unpack(key: str, mode: Any, filename: Any, data: Any) -> Any:
-    """Return the value that `pack(key, value)` stored.
+def unpack(key: str, mode: Any, data: Any) -> Any:
+    """Return the value that `pack(key, value)` stored. A row's `filename` is never looked at.
 
     Raises:
         ValueError: the columns are not a whole entry of this key; its text says what is wrong.
     """
-    if mode != ENTRY_MODE or filename is not None or type(data) is not bytes:
+    if mode != ENTRY_MODE or type(data) is not bytes:
         raise ValueError("not an entry of this cache")
     if not data.startswith(FORMAT):
         raise ValueError("another format or version")
@@ -195,11 +200,55 @@ def is_corrupt(error: BaseException) -> bool:
     )
 
 
+class Closable(Protocol):
+    """What can be held open."""
+
+    def close(self) -> None: ...
+
+
+T = TypeVar("T", bound=Closable)
+
+
+class Held(Generic[T]):
+    """Something open on the file: opened again when another file took its place, left alone a while after trouble."""
+
+    def __init__(self, path: str, open_: Callable[[], T | None]) -> None:
+        self.lock = threading.Lock()
+        self.identity = (0, 0)
+        self._path = path
+        self._open = open_
+        self.held: T | None = None
+        self._again_at = 0.0
+
+    def current(self) -> T | None:
+        """Return it, open; None while it is left alone or there is nothing to open. The caller holds the lock."""
+        identity = identify(self._path)
+        if self.held is None or identity != self.identity:
+            self.close()
+            if self.paused:
+                return None
+            self.identity = identity
+            self.held = self._open()
+        return self.held
+
+    @property
+    def paused(self) -> bool:
+        return time.monotonic() < self._again_at
+
+    def pause(self) -> None:
+        self._again_at = time.monotonic() + RETRY_AFTER_S
+
+    def close(self) -> None:
+        if self.held is not None:
+            held, self.held = self.held, None
+            held.close()
+
+
 def touch(connection: sqlite3.Connection, times: dict[str, float]) -> None:
     """Note when entries were last used, for eviction; lost without harm when the file cannot be written now."""
     try:
         connection.execute("BEGIN IMMEDIATE")
-        rows = [(time, key) for key, time in times.items()]
+        rows = [(when, key) for key, when in times.items()]
         connection.executemany("UPDATE Cache SET access_time = ? WHERE key = ? AND raw = 1", rows)
         connection.execute("COMMIT")
     except sqlite3.Error:
@@ -212,12 +261,17 @@ def identify(path: str) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def move_aside(path: str, identity: tuple[int, int]) -> Path | None:
-    """Rename a corrupt file with its log; None if another process was faster and `path` is a new file already."""
+def is_replaced(path: str, identity: tuple[int, int]) -> bool:
+    """Return whether the file that was opened is gone from `path`."""
     try:
-        if identify(path) != identity:
-            return None
+        return identify(path) != identity
     except FileNotFoundError:
+        return True
+
+
+def move_aside(path: str, identity: tuple[int, int]) -> Path | None:
+    """Rename a corrupt file with its log; None if another process was faster."""
+    if is_replaced(path, identity):
         return None
     target = aside(path)
     # The log goes first: were the file gone before it, a new database could pick up the old one's log.
@@ -230,13 +284,26 @@ def move_aside(path: str, identity: tuple[int, int]) -> Path | None:
     return Path(target)
 
 
-def remove_all(path: str) -> None:
-    """Delete the file, its log and everything that was moved aside. Works on a full disk, where DELETE cannot."""
+def empty(connection: sqlite3.Connection) -> int:
+    """Delete every entry and give the space back; return how many there were. Other processes may go on working."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        n_entries = connection.execute("DELETE FROM Cache").rowcount
+        connection.execute("COMMIT")
+    except BaseException:
+        roll_back(connection)
+        raise
+    with suppress(sqlite3.Error):  # someone is reading: the pages are free for new entries all the same
+        connection.execute("VACUUM")
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    return n_entries
+
+
+def remove(path: str) -> None:
+    """Delete the file and its log. Works on a full disk, where DELETE cannot."""
     for name in (f"{path}-wal", f"{path}-shm", path):
         with suppress(FileNotFoundError):
             os.unlink(name)
-    for quarantined in set_aside(path):
-        quarantined.unlink(missing_ok=True)
 
 
 def set_aside(path: str) -> list[Path]:

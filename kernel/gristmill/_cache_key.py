@@ -57,7 +57,7 @@ class KeyPrefix:
 
     def _extended(self, material: Mapping[str, Any]) -> Any:
         longer = self._hash.copy()
-        longer.update(b"\n" + _canonical(material))  # canonical JSON holds no line feed, so parts cannot run together
+        longer.update(_canonical(material))  # an object ends where it ends, so parts cannot run together
         return longer
 
 

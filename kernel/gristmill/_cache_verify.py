@@ -90,11 +90,11 @@ def _faults(connection: sqlite3.Connection) -> Iterator[tuple[int, str | None]]:
 
 
 def _fault(row: tuple[Any, ...]) -> str | None:
-    _, key, raw, mode, filename, data = row
+    _, key, raw, mode, _, data = row
     if raw != 1 or not isinstance(key, bytes):
         return "the key is not text"
     try:
-        file.unpack(file.text(key), mode, filename, data)
+        file.unpack(file.text(key), mode, data)
     except ValueError as error:
         return str(error)
     return None
