@@ -32,6 +32,7 @@ from gristmill import (
     Usage,
 )
 from gristmill._errors import suggest
+from gristmill._jsonschema import problems
 from gristmill._models import Capability, OnDelta
 from gristmill_plugins.llama import _files, _gguf, _grammar, _probe, _template
 from gristmill_plugins.llama._machine import default_threads
@@ -187,6 +188,8 @@ class LlamaModel(Model):
             raise CapabilityError(f"{self.name} cannot search with beams yet")
         self._check_texts(request.messages, request.sampling.stop)
         self._check_adapters(request.adapters)
+        if request.json_schema is not None and (found := problems(request.json_schema)):
+            raise self._refusal(f"the schema cannot be kept to: {'; '.join(map(str, found))}")
 
     def _check_texts(self, messages: Iterable[Message], texts: Iterable[str] = ()) -> None:
         contents = [message.content for message in messages]

@@ -80,7 +80,7 @@ class Backend(_native.NativeContext):
 
     def set_adapters(self, adapters: Adapters) -> None:
         """Apply these adapters, by name, to what is decoded from now on."""
-        self.apply_adapters({self._adapters[name]: scale for name, scale in adapters})
+        self.apply_adapters([(self._adapters[name], scale) for name, scale in adapters])
 
 
 class Engine:
@@ -283,7 +283,7 @@ def _any_begins_another(choices: list[list[int]]) -> bool:
     )
 
 
-def _serve(wire: Wire) -> None:
+def _serve(wire: Wire, log: _native.NativeLog) -> None:
     """Load the model that the first message names and answer until the input ends."""
     first = wire.inbox.get()
     request = first.message["id"]
@@ -293,8 +293,8 @@ def _serve(wire: Wire) -> None:
         if first.message["probe"]:
             wire.send({"id": request, "event": "probing"})
             engine.probe()
-    except GristmillError as error:
-        wire.send({"id": request, "event": "error", **describe(error)})
+    except ModelError as error:
+        wire.send({"id": request, "event": "error", **describe(log.explain(error))})
         return
     wire.send({"id": request, "event": "done", "result": {}})
     while True:
@@ -337,10 +337,8 @@ def main() -> None:
     _die_with_parent(int(sys.argv[1]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     wire = Wire(*_take_pipes())
-    log = _native.quiet_log()
     wire.start()
-    _serve(wire)
-    del log
+    _serve(wire, _native.NativeLog())
     os._exit(0)
 
 

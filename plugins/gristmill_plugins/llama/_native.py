@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -26,20 +27,32 @@ LOG_LEVEL_WARN, LOG_LEVEL_ERROR = 3, 4
 CONTROL = C.LLAMA_TOKEN_ATTR_CONTROL | C.LLAMA_TOKEN_ATTR_UNKNOWN
 
 
-def quiet_log() -> Any:
-    """Send llama.cpp's warnings and errors to standard error and drop the rest; keep the result referenced.
+class NativeLog:
+    """Sends llama.cpp's warnings and errors to standard error, keeps the last, and drops the rest.
 
-    A callback that Python collects crashes the next load.
+    It must outlive every model: a callback that Python collects crashes the next load.
     """
 
-    def write(level: int, text: bytes, _: Any) -> None:
-        if level in (LOG_LEVEL_WARN, LOG_LEVEL_ERROR):
-            sys.stderr.write(text.decode("utf-8", "replace"))
-            sys.stderr.flush()
+    def __init__(self) -> None:
+        self._errors: deque[str] = deque(maxlen=3)
+        self._callback = C.llama_log_callback(self._write)
+        C.llama_log_set(self._callback, ctypes.c_void_p(0))
 
-    callback = C.llama_log_callback(write)
-    C.llama_log_set(callback, ctypes.c_void_p(0))
-    return callback
+    def _write(self, level: int, text: bytes, _: Any) -> None:
+        if level in (LOG_LEVEL_WARN, LOG_LEVEL_ERROR):
+            line = text.decode("utf-8", "replace")
+            sys.stderr.write(line)
+            sys.stderr.flush()
+            if level == LOG_LEVEL_ERROR and line.strip():
+                self._errors.append(line.strip())
+
+    def explain(self, error: ModelError) -> ModelError:
+        """Return an error with what llama.cpp last complained about, if anything."""
+        if not self._errors:
+            return error
+        return ModelError(
+            f"{error.message}: {' / '.join(self._errors)}", model=error.model, cause=error.cause, hint=error.hint
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,10 +264,10 @@ class NativeContext:
     def clear(self) -> None:
         C.llama_memory_clear(self._memory, True)
 
-    def apply_adapters(self, adapters: Mapping[Any, float]) -> None:
-        """Apply exactly these adapters, pointer to scale, to all that is decoded from now on."""
-        pointers = (C.llama_adapter_lora_p_ctypes * len(adapters))(*adapters)
-        scales = (ctypes.c_float * len(adapters))(*adapters.values())
+    def apply_adapters(self, adapters: Sequence[tuple[Any, float]]) -> None:
+        """Apply exactly these adapters, pointers with scales, to all that is decoded from now on."""
+        pointers = (C.llama_adapter_lora_p_ctypes * len(adapters))(*(pointer for pointer, _ in adapters))
+        scales = (ctypes.c_float * len(adapters))(*(scale for _, scale in adapters))
         if code := C.llama_set_adapters_lora(self.pointer, pointers, len(adapters), scales):
             raise RuntimeError(f"llama.cpp refused the adapters with code {code}")
 

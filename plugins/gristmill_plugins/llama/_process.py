@@ -146,10 +146,7 @@ class EngineProcess:
     def _as_error(self, message: dict[str, Any]) -> GristmillError:
         if message["kind"] == "busy":
             return BusyError(message["text"], hint=message["hint"])
-        text = message["text"]
-        if message["cause"] == "load" and (said := self._said()):
-            text += f": {said}"
-        return ModelError(text, model=self.model, cause=message["cause"], hint=message["hint"])
+        return ModelError(message["text"], model=self.model, cause=message["cause"], hint=message["hint"])
 
     def _on_end(self) -> None:
         """The process is gone: every open call ends with the reason."""

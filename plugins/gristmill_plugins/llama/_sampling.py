@@ -23,6 +23,8 @@ Floats = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.intp]
 
 HEAD_LOGITS = 10.0
+COLDEST = 1e-6
+"""Below this temperature the most likely token is certain, and dividing by it would overflow."""
 
 
 def log_softmax(logits: Floats) -> Floats:
@@ -65,7 +67,7 @@ class Sampler:
     @property
     def is_greedy(self) -> bool:
         """Whether the seed plays no part."""
-        return self._sampling.temperature == 0
+        return self._sampling.temperature < COLDEST
 
     def accept(self, token: int) -> None:
         """Note that `token` was taken."""

@@ -1,0 +1,350 @@
+"""Batches are composed fairly, prefixes are shared, and no fault of one request reaches another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gristmill_plugins.llama._scheduler import Adapters, Branch, Scheduler, adapters_key
+
+N_VOCAB = 16
+
+
+class FakeBackend:
+    """Keeps every sequence's tokens, as the engine does its cells; the next token is the sum so far, modulo 16."""
+
+    def __init__(self, *, n_ctx: int = 512, n_batch: int = 32, n_seq_max: int = 9, can_split: bool = True) -> None:
+        self.n_ctx, self.n_batch, self.n_seq_max, self.can_split = n_ctx, n_batch, n_seq_max, can_split
+        self.cells: dict[int, list[tuple[int, int]]] = {}
+        self.batches: list[list[int]] = []
+        self.fail_with = 0
+        self._ids = 0
+        self._rows: list[int] = []
+        self.adapters: Adapters = ()
+        self.seen_adapters: list[Adapters] = []
+
+    def decode(
+        self, tokens: Sequence[int], positions: Sequence[int], seqs: Sequence[int], wants: Sequence[bool]
+    ) -> int:
+        assert 0 < len(tokens) <= self.n_batch
+        if self.fail_with:
+            return self.fail_with
+        used = {cell for cells in self.cells.values() for cell, _ in cells}
+        if len(used) + len(tokens) > self.n_ctx:
+            return 1
+        self._rows = []
+        for token, position, seq, wanted in zip(tokens, positions, seqs, wants, strict=True):
+            cells = self.cells.setdefault(seq, [])
+            assert position == len(cells), "positions follow one another"
+            self._ids += 1
+            cells.append((self._ids, token))
+            if wanted:
+                self._rows.append(sum(token for _, token in cells) % N_VOCAB)
+        self.batches.append(list(seqs))
+        self.seen_adapters.append(self.adapters)
+        return 0
+
+    def logits(self, n_rows: int) -> Any:
+        rows = np.zeros((len(self._rows), N_VOCAB), np.float32)
+        for row, best in zip(rows, self._rows, strict=True):
+            row[best] = 1
+        return rows[:n_rows]
+
+    def copy(self, source: int, target: int, size: int) -> None:
+        assert not self.cells.get(target), "a copy goes into an empty sequence"
+        self.cells[target] = self.cells[source][:size]
+
+    def truncate(self, seq: int, size: int) -> bool:
+        self.cells[seq] = self.cells.get(seq, [])[:size]
+        return True
+
+    def set_adapters(self, adapters: Adapters) -> None:
+        self.adapters = adapters
+
+
+class Greedy:
+    """Writes `n` tokens after its prompt, for each of `n_samples` branches."""
+
+    def __init__(self, prompt: list[int], n: int, *, n_samples: int = 1, adapters: Adapters = ()) -> None:
+        self.prompt, self.n, self.n_samples, self.adapters = prompt, n, n_samples, adapters
+        self.answers: list[list[int]] = []
+        self.error: Exception | None = None
+        self.fault: Exception | None = None
+        self.delivered: list[tuple[int | None, int]] = []
+
+    def start(self) -> list[Branch]:
+        return [Branch(self, list(self.prompt), wants_from=len(self.prompt) - 1, adapters=self.adapters)]
+
+    def consume(self, branch: Branch, at: int, logits: Any) -> Iterable[Branch]:
+        if self.fault:
+            raise self.fault
+        self.delivered.append((branch.mark, at))
+        new = []
+        if branch.mark is None:
+            for mark in range(1, self.n_samples):
+                own = Branch(self, list(self.prompt), len(self.prompt), adapters=self.adapters, keep=False, mark=mark)
+                self._write(own, logits)
+                new.append(own)
+            branch.mark = 0
+        self._write(branch, logits)
+        return [own for own in new if not own.closed]
+
+    def _write(self, branch: Branch, logits: Any) -> None:
+        branch.tokens.append(int(logits.argmax()))
+        if len(branch.tokens) - len(self.prompt) == self.n:
+            branch.closed = True
+            self.answers.append(branch.tokens[len(self.prompt) :])
+
+    def fail(self, error: Exception) -> None:
+        self.error = error
+
+
+def expected(prompt: list[int], n: int) -> list[int]:
+    tokens = list(prompt)
+    for _ in range(n):
+        tokens.append(sum(tokens) % N_VOCAB)
+    return tokens[len(prompt) :]
+
+
+def make(backend: FakeBackend, **options: Any) -> Scheduler:
+    return Scheduler(backend, **({"max_running": 8, "prefill_share": 8} | options))
+
+
+def run(scheduler: Scheduler, *, most: int = 2000) -> int:
+    for steps in range(most):
+        if scheduler.idle:
+            return steps
+        scheduler.step()
+    raise AssertionError("it does not end")
+
+
+def test_requests_decode_together_and_answer_as_if_alone() -> None:
+    backend = FakeBackend()
+    scheduler = make(backend)
+    jobs = [Greedy([i, 2, 3], 5) for i in range(4)]
+    for job in jobs:
+        scheduler.add(job.start())
+    assert run(scheduler) == 5
+    assert [job.answers for job in jobs] == [[expected(job.prompt, 5)] for job in jobs]
+
+
+def test_samples_share_the_prompt() -> None:
+    backend = FakeBackend()
+    scheduler = make(backend)
+    job = Greedy(list(range(16)) * 2, 3, n_samples=4)
+    scheduler.add(job.start())
+    run(scheduler)
+    assert job.answers == [expected(job.prompt, 3)] * 4
+    assert scheduler.counters.decoded == 32 + 4 * 2
+
+
+def test_a_prefix_that_is_being_read_is_waited_for() -> None:
+    backend = FakeBackend()
+    scheduler = make(backend)
+    prefix = [3] * 60
+    jobs = [Greedy([*prefix, i], 2) for i in range(4)]
+    for job in jobs:
+        scheduler.add(job.start())
+    run(scheduler)
+    assert [job.answers[0] for job in jobs] == [expected(job.prompt, 2) for job in jobs]
+    assert scheduler.counters.decoded <= 60 + 4 * 3
+
+
+def test_a_later_request_begins_where_an_earlier_one_was_alike() -> None:
+    backend = FakeBackend()
+    scheduler = make(backend)
+    first, second = Greedy([5] * 40, 3), Greedy([5] * 39 + [1, 2], 3)
+    scheduler.add(first.start())
+    run(scheduler)
+    before = scheduler.counters.decoded
+    scheduler.add(second.start())
+    run(scheduler)
+    assert scheduler.counters.decoded - before == 2 + 2
+    assert second.answers == [expected(second.prompt, 3)]
+
+
+def test_prefixes_are_not_shared_between_adapters() -> None:
+    backend = FakeBackend()
+    scheduler = make(backend)
+    keys = [adapters_key({"tone": 1.0}), adapters_key({"tone": 0.5}), ()]
+    for key in keys:
+        scheduler.add(Greedy([5] * 40, 1, adapters=key).start())
+    run(scheduler)
+    assert scheduler.counters.shared == 0
+    assert set(backend.seen_adapters) == set(keys)
+
+
+def test_a_scale_of_nothing_is_no_adapter() -> None:
+    assert adapters_key({"a": 0.0}) == adapters_key({})
+    assert adapters_key({"b": 1.0, "a": 2.0}) == adapters_key({"a": 2.0, "b": 1.0})
+
+
+def test_groups_of_adapters_take_turns() -> None:
+    backend = FakeBackend()
+    scheduler = make(backend)
+    jobs = [Greedy([i, 1], 4, adapters=adapters_key({"x": float(i % 2)})) for i in range(4)]
+    for job in jobs:
+        scheduler.add(job.start())
+    run(scheduler)
+    assert all(job.answers == [expected(job.prompt, 4)] for job in jobs)
+    assert len(backend.seen_adapters) == 8
+    assert all(left != right for left, right in zip(backend.seen_adapters, backend.seen_adapters[1:], strict=False))
+
+
+def test_a_long_prompt_does_not_stop_those_that_stream() -> None:
+    backend = FakeBackend()
+    scheduler = make(backend)
+    short, long = Greedy([1, 2], 10), Greedy([7] * 100, 1)
+    scheduler.add(short.start())
+    scheduler.step()
+    scheduler.add(long.start())
+    run(scheduler)
+    with_both = [batch for batch in backend.batches[1:] if len(set(batch)) == 2]
+    assert len(with_both) == 9
+    assert max(map(len, with_both)) == 9
+
+
+def test_a_short_prompt_is_read_beside_a_long_one() -> None:
+    scheduler = make(FakeBackend(n_batch=8))
+    long, short = Greedy([7] * 100, 1), Greedy([1, 2, 3], 1)
+    scheduler.add([*long.start(), *short.start()])
+    scheduler.step()
+    assert short.answers
+    assert not long.answers
+
+
+def test_nobody_overtakes_a_request_that_waits_for_room() -> None:
+    scheduler = make(FakeBackend(n_ctx=64))
+    order: list[str] = []
+
+    class Noted(Greedy):
+        def _write(self, branch: Branch, logits: Any) -> None:
+            super()._write(branch, logits)
+            if branch.closed:
+                order.append(str(len(self.prompt)))
+
+    scheduler.add(Noted([1] * 20, 10).start())
+    scheduler.add(Noted([2] * 50, 2).start())
+    scheduler.add(Noted([3] * 4, 2).start())
+    run(scheduler)
+    assert order[0] == "20"
+    assert set(order) == {"20", "50", "4"}
+
+
+def test_dropping_a_job_frees_it_at_once() -> None:
+    scheduler = make(FakeBackend())
+    endless, other = Greedy([1, 2, 3], 400), Greedy([4, 5], 3)
+    scheduler.add([*endless.start(), *other.start()])
+    scheduler.step()
+    scheduler.drop(endless)
+    run(scheduler)
+    assert endless.answers == []
+    assert other.answers == [expected([4, 5], 3)]
+
+
+def test_a_fault_in_one_job_leaves_the_others() -> None:
+    scheduler = make(FakeBackend())
+    bad, good = Greedy([1, 2], 5), Greedy([3, 4], 5)
+    bad.fault = ValueError("odd logits")
+    scheduler.add([*bad.start(), *good.start()])
+    run(scheduler)
+    assert bad.error is bad.fault
+    assert good.answers == [expected([3, 4], 5)]
+
+
+def test_a_failed_batch_is_an_error_for_all_in_it_and_not_for_the_next() -> None:
+    backend = FakeBackend()
+    scheduler = make(backend)
+    bad, good = Greedy([1, 2], 5), Greedy([3, 4], 5)
+    scheduler.add(bad.start())
+    backend.fail_with = -3
+    run(scheduler)
+    assert "code -3" in str(bad.error)
+    backend.fail_with = 0
+    scheduler.add(good.start())
+    run(scheduler)
+    assert good.answers == [expected([3, 4], 5)]
+
+
+def test_what_does_not_fit_is_pushed_out_and_comes_back() -> None:
+    backend = FakeBackend(n_ctx=64)
+    scheduler = make(backend)
+    jobs = [Greedy([i] * 6, 30) for i in range(1, 5)]
+    for job in jobs:
+        scheduler.add(job.start())
+    run(scheduler)
+    assert [job.answers for job in jobs] == [[expected(job.prompt, 30)] for job in jobs]
+    assert scheduler.counters.preempted > 0
+
+
+def test_a_sequence_larger_than_the_cache_fails_and_nothing_hangs() -> None:
+    scheduler = make(FakeBackend(n_ctx=16))
+    job = Greedy([1] * 8, 30)
+    scheduler.add(job.start())
+    run(scheduler)
+    assert "does not fit" in str(job.error)
+
+
+def test_recurrent_state_is_shared_only_whole() -> None:
+    backend = FakeBackend(can_split=False)
+    scheduler = make(backend)
+    scheduler.add(Greedy([5] * 40, 3).start())
+    run(scheduler)
+    other = Greedy([5] * 30 + [1] * 5, 2)
+    scheduler.add(other.start())
+    run(scheduler)
+    assert scheduler.counters.shared == 0
+    assert other.answers == [expected(other.prompt, 2)]
+
+
+@pytest.mark.parametrize("n_jobs", [1, 3])
+def test_the_reproducible_mode_never_decodes_a_lone_token(n_jobs: int) -> None:
+    backend = FakeBackend()
+    scheduler = make(backend, reproducible=True)
+    jobs = [Greedy([i, 9], 4) for i in range(n_jobs)]
+    for job in jobs:
+        scheduler.add(job.start())
+    run(scheduler)
+    assert min(map(len, backend.batches)) > 1
+    assert [job.answers for job in jobs] == [[expected(job.prompt, 4)] for job in jobs]
+
+
+@settings(max_examples=120, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.lists(st.integers(0, 2), min_size=1, max_size=30),
+            st.integers(1, 12),
+            st.integers(1, 5),
+            st.integers(0, 2),
+            st.integers(0, 6),
+        ),
+        min_size=1,
+        max_size=12,
+    ),
+    st.integers(3, 9),
+    st.integers(64, 256),
+    st.booleans(),
+)
+def test_any_mix_of_requests_answers_as_if_each_were_alone(
+    requests: list[tuple[list[int], int, int, int, int]], n_seq_max: int, n_ctx: int, reproducible: bool
+) -> None:
+    backend = FakeBackend(n_ctx=n_ctx, n_seq_max=n_seq_max, n_batch=16)
+    scheduler = make(backend, max_running=4, reproducible=reproducible)
+    jobs = []
+    for head, n, n_samples, adapter, pause in requests:
+        job = Greedy([1] * 10 + head, n, n_samples=n_samples, adapters=adapters_key({"x": float(adapter)}))
+        jobs.append(job)
+        scheduler.add(job.start())
+        for _ in range(pause):
+            scheduler.step()
+    run(scheduler)
+    for job in jobs:
+        assert job.error is None
+        assert job.answers == [expected(job.prompt, job.n)] * job.n_samples
+        assert len(set(job.delivered)) == len(job.delivered), "no row is delivered twice"
