@@ -86,7 +86,8 @@ _HOMES = {
     "_kernel": "Kernel RunnableRecipe",
     "_models": "Delta Embedder GenerateRequest Member Model Sampling ScoreRequest Scores Session StoredRecord "
     "VectorStore",
-    "_plugins": "AdapterRef CollectionRef DoctorLine EmbedderRef FunctionRef ModelFile ModelRef RecipeRef function model_provider",
+    "_plugins": "AdapterRef CollectionRef DoctorLine EmbedderRef FunctionRef ModelFile ModelRef RecipeRef "
+    "function model_provider",
     "_values": "Candidate Choice Completion Message Passage TokenLogprob Usage Value Vote",
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}

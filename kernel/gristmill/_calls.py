@@ -72,7 +72,7 @@ class Spending:
 class CallLog:
     """What the calls of one step came to."""
 
-    usage: Usage = Usage()
+    usage: Usage = field(default_factory=Usage)
     n_answers: int = 0
     n_cached: int = 0
 
@@ -208,7 +208,7 @@ def validated(completion: Completion, schema: dict[str, Any]) -> Completion:
 
 def _is_whole(value: dict[str, Any]) -> bool:
     """Tell whether an answer may be kept: one that was cut off may not."""
-    return value.get("finish_reason", "stop") == "stop"
+    return bool(value.get("finish_reason", "stop") == "stop")
 
 
 def _completion(value: dict[str, Any], cached: bool) -> Completion:

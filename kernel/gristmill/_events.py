@@ -154,7 +154,7 @@ class StepResult:
 
     value: Any
     status: StepStatus
-    usage: Usage = Usage()
+    usage: Usage = field(default_factory=Usage)
     cached: bool = False
     elapsed_s: float = 0.0
     error: BaseException | None = None

@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -294,10 +295,15 @@ class RunnableRecipe:
         if on_event is not None:
             listeners.append(on_event)
             self.kernel._listeners.add(on_event)
+
+        def emit(event: Event) -> None:
+            for listener in listeners:
+                listener(event)
+
         options = RunOptions(
             run_id=run_id,
             files=Files(recipe.folder, given),
-            emit=lambda event: [listener(event) for listener in listeners] and None,
+            emit=emit,
             cache_mode=cache_mode,
             wants_tokens=on_event is not None,
             keyed=record or earlier is not None,
@@ -319,8 +325,6 @@ class RunnableRecipe:
 
 
 def _with_trace(result: RunResult, events: list[Event]) -> RunResult:
-    from dataclasses import replace
-
     return replace(result, trace=tuple(events))
 
 

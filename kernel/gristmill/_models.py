@@ -201,7 +201,7 @@ class Model(ABC):
 
     async def close(self) -> None:
         """Release the engine; idempotent. A later call loads it again."""
-        return None
+        return
 
     def _cannot(self, what: str) -> CapabilityError:
         able = ", ".join(sorted(self.capabilities)) or "nothing"

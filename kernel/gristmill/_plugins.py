@@ -269,7 +269,7 @@ def _read_signature(
 ) -> tuple[dict[str, Parameter], dict[str, Any], str | None]:
     try:
         hints = _hints(call)
-    except Exception as error:  # noqa: BLE001  (a plugin's annotations may fail in any way)
+    except Exception as error:
         raise PluginError(f"{name} ({distribution}): its annotations cannot be read: {error}") from error
     parameters: dict[str, Parameter] = {}
     context_parameter = None

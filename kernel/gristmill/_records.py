@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,10 +39,15 @@ class TraceWriter:
         self.path = path
 
     def write(self, event: Event) -> None:
-        if self._file is not None and not isinstance(event, Token):
+        if self._file is None or isinstance(event, Token):
+            return
+        try:
             self._file.write(json.dumps(event.as_json(), ensure_ascii=False) + "\n")
             if isinstance(event, StepFinished):
                 self._file.flush()
+        except OSError as error:
+            self._file = None
+            warnings.warn(f"the trace {self.path} ends here: {error.strerror}", RuntimeWarning, stacklevel=2)
 
     def close(self) -> None:
         if self._file is not None:

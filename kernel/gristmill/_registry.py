@@ -96,7 +96,7 @@ class Registry:
             return read_plugin(name, source.load(), source.distribution)
         except PluginError as error:
             return error
-        except Exception as error:  # a plugin may fail at import in any way, and must fail alone
+        except Exception as error:  # noqa: BLE001  (a plugin may fail at import in any way, and must fail alone)
             failure = PluginError(
                 f"plugin {name!r} ({source.distribution}) cannot be imported: {type(error).__name__}: {error}",
                 hint="mend or uninstall it; recipes that do not name it still work",

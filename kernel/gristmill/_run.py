@@ -94,7 +94,8 @@ class Run:
         self.recipe = recipe
         self.options = options
         self.path = path
-        self.spending = Spending(recipe.budget, caller.spending if caller else None)
+        self.spending: Spending = Spending(recipe.budget, caller.spending if caller else None)
+        self.depth: int = caller.depth + 1 if caller else 0
         self.names: dict[str, Any] = {"inputs": dict(inputs)}
         self.results: dict[str, StepResult] = {}
         self.failures: dict[str, BaseException] = {}
@@ -138,7 +139,7 @@ class Run:
         if not self.failures:
             try:
                 output = self.recipe.output.evaluate(self.names)
-            except Exception as error:  # told like a step's failure, with all that finished
+            except Exception as error:  # noqa: BLE001  (told like a step's failure, with all that finished)
                 self.failures["output"] = error
         usage = self._usage().model_copy(update={"elapsed_s": elapsed_s})
         steps = {name: self.results[name] for name in self.recipe.steps if name in self.results}
@@ -212,7 +213,7 @@ class Run:
         except BudgetError as error:
             self._fail(step, error, time.perf_counter() - started)
             self._ready.clear()
-            for task in self._workers - {asyncio.current_task()}:  # type: ignore[operator]
+            for task in self._workers - {asyncio.current_task()}:
                 task.cancel()
             for name in self.recipe.steps:
                 if name not in self.results and name not in self._active:
@@ -221,7 +222,7 @@ class Run:
         except asyncio.CancelledError:
             self._cancel(step.name, "the run was stopped")
             raise
-        except Exception as error:  # a plugin may fail in any way; the error keeps its traceback
+        except Exception as error:  # noqa: BLE001  (a plugin may fail in any way; its traceback is kept)
             self._fail(step, error, time.perf_counter() - started)
             return
         finally:
@@ -242,7 +243,7 @@ class Run:
                 log.all_cached,
                 elapsed_s,
                 execution.key,
-            )  # fmt: skip
+            )
         )
         for follower in self._followers[step.name]:
             self._waiting[follower] -= 1

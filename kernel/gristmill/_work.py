@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from gristmill._run import Run
 
 
+MOST_DEPTH = 16
+"""How deep recipes may call one another: `check` sees rings, but not those that go through a plugin."""
+
+
 @dataclass(slots=True)
 class Turnstile:
     """One turn of one item of one step: where it stands, and what it may use."""
@@ -143,12 +147,15 @@ async def run_recipe(turn: Turnstile, recipe: Recipe, given: Mapping[str, Any]) 
     """Run another recipe inside this run and return its output."""
     from gristmill._run import Run
 
+    if turn.owner.depth >= MOST_DEPTH:
+        raise FunctionError(f"recipes call one another {MOST_DEPTH} deep: {turn.path}", hint="one of them calls itself")
     inputs = bind_inputs(recipe, given)
     child = Run(turn.owner.services, recipe, inputs, turn.owner.options, caller=turn.owner, path=_inner_path(turn))
     try:
         result = await child.execute()
     except RunError as error:
         _add_usage(turn.log, error.result.usage, child)
+        turn.owner.spending.check()  # a budget of ours that is spent stops us, not just the recipe we called
         raise
     _add_usage(turn.log, result.usage, child)
     return result.output
@@ -386,6 +393,8 @@ class StepContext:
         return await call_function(self._turn, spec, dict(arguments), self._adapters)
 
     async def run_recipe(self, recipe: str, inputs: Mapping[str, Any]) -> Any:
+        if "/" in recipe or recipe.endswith((".yaml", ".yml")):
+            recipe = str(self.path(recipe))
         return await run_recipe(self._turn, self._turn.owner.services.recipe(recipe), inputs)
 
     def note(self, text: str) -> None:

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from gristmill._errors import ModelError, PluginError
 from gristmill._models import Capability, Delta, GenerateRequest, Model, OnDelta, ScoreRequest, Scores
-from gristmill._plugins import PluginSpec, model_provider, read_plugin
-from gristmill._types import CoercionError, coerce
+from gristmill._plugins import FunctionSpec, PluginSpec, ProviderSpec, model_provider, read_plugin
+from gristmill._types import CoercionError
 from gristmill._values import Completion, Message, Usage, Value
 
 if TYPE_CHECKING:
@@ -165,9 +165,9 @@ class FakePlugin:
     def fake(
         self,
         *,
-        answers: Annotated[Any, "A text, a list of texts, or a mapping from part of a prompt to them."] = "fake answer",
+        answers: Annotated[Any, "A text, a list, or a mapping from part of a prompt to them."] = "fake answer",
         name: Annotated[str, "What the model is called."] = "fake",
-        adapters: Annotated[dict[str, str], "Adapters by name."] = {},  # noqa: B006  (a signature, never changed)
+        adapters: Annotated[dict[str, str] | None, "Adapters by name."] = None,  # noqa: ARG002  (declared, as a real one's)
     ) -> Model:
         """A model that answers from a script."""
         chosen = answers if self.answers is None else self.answers
@@ -246,7 +246,8 @@ def check_plugin(name: str, plugin: Any) -> PluginSpec:
         PluginError: naming the function, the parameter and what is wrong.
     """
     spec = read_plugin(name, plugin, "under test")
-    for offered in (*spec.functions.values(), *spec.providers.values()):
+    everything: list[FunctionSpec | ProviderSpec] = [*spec.functions.values(), *spec.providers.values()]
+    for offered in everything:
         if not offered.summary.endswith("."):
             raise PluginError(f"{offered.name}: the docstring's first line is a sentence, this is {offered.summary!r}")
         for parameter in offered.parameters.values():
@@ -255,7 +256,7 @@ def check_plugin(name: str, plugin: Any) -> PluginSpec:
             if parameter.required:
                 continue
             try:
-                coerce(parameter.default, parameter.type)
+                parameter.accept(parameter.default)
             except CoercionError as error:
                 raise PluginError(f"{offered.name}: the default of {parameter.name!r}: {error}") from error
     for function in spec.functions.values():

@@ -16,6 +16,7 @@ import typer
 if TYPE_CHECKING:
     from gristmill._events import RunResult
     from gristmill._kernel import Kernel, RunnableRecipe
+    from gristmill._recipe import Recipe
 
 app = typer.Typer(
     name="gristmill",
@@ -208,21 +209,24 @@ def schema(
 def list_recipes(as_json: JsonOption = False) -> None:
     """List the installed recipes with their inputs."""
     kernel = _kernel(cache=False)
-    rows = []
-    for name, path in kernel.library.files().items():
-        checked = kernel.check(path)
-        inputs = {i.name: {"type": str(i.type), "required": i.required, "description": i.description}
-                  for i in checked.inputs.values()}  # fmt: skip
-        rows.append({"name": name, "description": checked.description, "inputs": inputs, "path": str(path)})
+    found = [(name, kernel.check(path)) for name, path in kernel.library.files().items()]
     if as_json:
-        typer.echo(json.dumps(rows, ensure_ascii=False))
+        typer.echo(json.dumps([_recipe_record(name, recipe) for name, recipe in found], ensure_ascii=False))
         return
-    width = max((len(str(row["name"])) for row in rows), default=0)
-    for row in rows:
-        typer.echo(f"{row['name']:<{width}}  {row['description']}")
-        for name, declared in dict(row["inputs"]).items():  # type: ignore[call-overload]
-            mark = "" if declared["required"] else " (optional)"
-            typer.echo(f"{'':<{width}}    {name}: {declared['type']}{mark}  {declared['description']}".rstrip())
+    width = max((len(name) for name, _ in found), default=0)
+    for name, recipe in found:
+        typer.echo(f"{name:<{width}}  {recipe.description}")
+        for declared in recipe.inputs.values():
+            mark = "" if declared.required else " (optional)"
+            typer.echo(f"{'':<{width}}    {declared.name}: {declared.type}{mark}  {declared.description}".rstrip())
+
+
+def _recipe_record(name: str, recipe: Recipe) -> dict[str, Any]:
+    inputs = {
+        declared.name: {"type": str(declared.type), "required": declared.required, "description": declared.description}
+        for declared in recipe.inputs.values()
+    }
+    return {"name": name, "description": recipe.description, "inputs": inputs, "path": str(recipe.path)}
 
 
 @app.command()

@@ -94,7 +94,7 @@ class LiveView(View):
         from rich.console import Console
         from rich.live import Live
 
-        self.rows: dict[str, tuple[str, str]] = {name: ("waiting", "") for name in recipe.steps}
+        self.rows: dict[str, tuple[str, str]] = dict.fromkeys(recipe.steps, ("waiting", ""))
         self.texts: dict[str, str] = {}
         self.counts: dict[str, tuple[int, float]] = {}
         self.loading: tuple[str, float] | None = None

@@ -10,6 +10,8 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from pydantic import Field
+
 from gristmill import Context, FunctionError, ModelRef, Value, function
 
 MOST_BYTES = 50_000_000
@@ -34,7 +36,7 @@ class Match(Value):
 
     text: str
     groups: tuple[str | None, ...] = ()
-    named: dict[str, str | None] = {}
+    named: dict[str, str | None] = Field(default_factory=dict)
     start: int
     """Character offset, from 0."""
 
