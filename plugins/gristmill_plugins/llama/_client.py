@@ -11,12 +11,13 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from gristmill import (
     CapabilityError,
@@ -28,6 +29,7 @@ from gristmill import (
     ModelError,
     ScoreRequest,
     Scores,
+    Session,
     TokenLogprob,
     Usage,
 )
@@ -37,6 +39,9 @@ from gristmill._models import Capability, OnDelta
 from gristmill_plugins.llama import _files, _gguf, _grammar, _probe, _template
 from gristmill_plugins.llama._machine import default_threads
 from gristmill_plugins.llama._process import EngineProcess
+
+if TYPE_CHECKING:
+    import numpy as np
 
 DEFAULT_CONTEXT_TOKENS = 8192
 DISTRIBUTION = "llama-cpp-python"
@@ -70,7 +75,9 @@ class LlamaOptions:
 class LlamaModel(Model):
     """A GGUF model that llama.cpp runs in a process of its own, started by the first call that needs it."""
 
-    capabilities: frozenset[Capability] = frozenset({"generate", "score", "schema", "logprobs", "adapters"})
+    capabilities: frozenset[Capability] = frozenset(
+        {"generate", "score", "schema", "logprobs", "adapters", "beam", "sessions", "members"}
+    )
 
     def __init__(self, options: LlamaOptions) -> None:
         self._options = options
@@ -158,6 +165,14 @@ class LlamaModel(Model):
         result = await self._call({"op": "count", "text": text})
         return int(result["n_tokens"])
 
+    async def open_session(self, request: GenerateRequest) -> Session:
+        self._check_request(request)
+        if request.members or request.json_schema is not None:
+            raise CapabilityError(f"{self.name} opens sessions only without members and schema")
+        engine = await self._running_engine()
+        opened = await engine.call({"op": "open", "request": self._wire(request)})
+        return LlamaSession(engine, opened.message["result"]["session"])
+
     async def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         """Return the token ids of the prompt that these messages make."""
         self._check_texts(messages)
@@ -182,14 +197,29 @@ class LlamaModel(Model):
     # Checks
 
     def _check_request(self, request: GenerateRequest) -> None:
+        if not request.sample_indices:
+            raise self._refusal("the request asks for no sample")
         if request.members:
-            raise CapabilityError(f"{self.name} cannot decode members together yet")
-        if request.sampling.beam_width > 1:
-            raise CapabilityError(f"{self.name} cannot search with beams yet")
-        self._check_texts(request.messages, request.sampling.stop)
+            self._check_members(request)
+        else:
+            self._check_texts(request.messages, request.sampling.stop)
         self._check_adapters(request.adapters)
+        if request.sampling.beam_width > 1 and (
+            request.members or request.json_schema is not None or request.top_logprobs is not None
+        ):
+            raise CapabilityError(f"{self.name} searches with beams only without schema, members and log-probabilities")
         if request.json_schema is not None and (found := problems(request.json_schema)):
             raise self._refusal(f"the schema cannot be kept to: {'; '.join(map(str, found))}")
+
+    def _check_members(self, request: GenerateRequest) -> None:
+        if request.messages:
+            raise self._refusal("a request with members has its messages in them")
+        weights = [member.weight for member in request.members]
+        if min(weights) < 0 or not 0 < sum(weights) < math.inf:
+            raise self._refusal(f"the members' weights are {weights}: they must not be negative, nor all zero")
+        for member in request.members:
+            self._check_texts(member.messages, request.sampling.stop)
+            self._check_adapters(member.adapters)
 
     def _check_texts(self, messages: Iterable[Message], texts: Iterable[str] = ()) -> None:
         contents = [message.content for message in messages]
@@ -221,17 +251,19 @@ class LlamaModel(Model):
     def _wire(self, request: GenerateRequest | ScoreRequest) -> dict[str, Any]:
         """Return a request as JSON-ready data, its adapter scales as the engine applies them."""
         data = request.model_dump(mode="json")
-        offered = self._options.adapters
-        data["adapters"] = {name: scale * offered[name].scale for name, scale in request.adapters.items()}
+        for part in (data, *data.get("members", ())):
+            part["adapters"] = self._scaled(part["adapters"])
         data.pop("json_schema", None)
         return data
+
+    def _scaled(self, adapters: Mapping[str, float]) -> dict[str, float]:
+        return {name: scale * self._options.adapters[name].scale for name, scale in adapters.items()}
 
     # The engine
 
     async def _call(self, message: dict[str, Any], on_event: Callable[[dict[str, Any]], None] | None = None) -> Any:
         engine = await self._running_engine()
-        frame = await engine.call(message, on_event)
-        return frame.message["result"]
+        return (await engine.call(message, on_event)).message["result"]
 
     async def _running_engine(self) -> EngineProcess:
         """Return the engine, started if there is none or the last one ended."""
@@ -305,6 +337,30 @@ class LlamaModel(Model):
                 "flash_attention": False if options.reproducible else None,
             },
         }
+
+
+class LlamaSession:
+    """One sequence in the engine, stepped by the caller; it ends with the engine that holds it."""
+
+    def __init__(self, engine: EngineProcess, number: int) -> None:
+        self._engine = engine
+        self._number = number
+        self._closed = False
+
+    async def next_logprobs(self) -> np.ndarray:
+        import numpy as np
+
+        frame = await self._engine.call({"op": "row", "session": self._number})
+        return np.frombuffer(frame.blob, np.float32)
+
+    async def accept(self, token: int) -> str:
+        frame = await self._engine.call({"op": "accept", "session": self._number, "token": int(token)})
+        return str(frame.message["result"]["text"])
+
+    async def close(self) -> None:
+        if not self._closed and self._engine.usable:
+            self._closed = True
+            await self._engine.call({"op": "end", "session": self._number})
 
 
 class _Loading:

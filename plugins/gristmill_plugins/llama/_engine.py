@@ -20,10 +20,13 @@ from typing import Any, BinaryIO
 
 from gristmill import BusyError, GenerateRequest, GristmillError, ModelError, ScoreRequest
 from gristmill_plugins.llama import _native, _protocol
-from gristmill_plugins.llama._jobs import GenerateJob, Report, ScoreJob
+from gristmill_plugins.llama._beam import BeamJob
+from gristmill_plugins.llama._jobs import GenerateJob, Reading, Report, ScoreJob
 from gristmill_plugins.llama._prompt import PromptTokenizer
 from gristmill_plugins.llama._renderer import PromptRenderer
-from gristmill_plugins.llama._scheduler import Adapters, Scheduler
+from gristmill_plugins.llama._sampling import Floats
+from gristmill_plugins.llama._scheduler import Adapters, Scheduler, adapters_key
+from gristmill_plugins.llama._session import SessionJob
 
 HEARTBEAT_S = 1.0
 PR_SET_PDEATHSIG = 1
@@ -91,7 +94,10 @@ class Engine:
         self._path = options["path"]
         self._context_tokens: int = options["context_tokens"]
         self._max_waiting: int = options["max_waiting"]
-        self._jobs: dict[int, GenerateJob | ScoreJob] = {}
+        self._jobs: dict[int, GenerateJob | ScoreJob | BeamJob] = {}
+        self._sessions: dict[int, SessionJob] = {}
+        # One running sequence is left to calls that end by themselves.
+        self._max_sessions = max(1, options["max_running"] - 1)
         params = _native.LoadParams(**options["params"]).settled()
         shown = _Progress(lambda fraction: wire.send({"id": request, "event": "progress", "fraction": fraction}))
         self._model = _native.NativeModel(params, shown)
@@ -141,18 +147,71 @@ class Engine:
     def _do_generate(self, message: dict[str, Any]) -> None:
         request = GenerateRequest.model_validate(message["request"])
         self._check_bias(request)
-        prompt = self._prompt(request.messages)
         self._check_room()
-        job = GenerateJob(
-            request,
-            prompt,
-            vocabulary=self._model.vocabulary,
+        shared: dict[str, Any] = {
+            "vocabulary": self._model.vocabulary,
+            "model": self._path,
+            "context_tokens": self._context_tokens,
+            "report": self._report(message["id"], streams=message["stream"]),
+        }
+        readings = self._readings(request)
+        if request.sampling.beam_width > 1:
+            self._begin(message["id"], BeamJob(request, readings[0].prompt, **shared))
+        else:
+            self._begin(message["id"], GenerateJob(request, readings, grammar=message["grammar"], **shared))
+
+    def _readings(self, request: GenerateRequest) -> list[Reading]:
+        """Return what each member reads; a request without members is its own only one."""
+        if not request.members:
+            return [Reading(self._prompt(request.messages), adapters_key(request.adapters))]
+        return [
+            Reading(self._prompt(member.messages), adapters_key(member.adapters), member.weight)
+            for member in request.members
+        ]
+
+    def _do_open(self, message: dict[str, Any]) -> None:
+        request = GenerateRequest.model_validate(message["request"])
+        if len(self._sessions) >= self._max_sessions:
+            raise BusyError(f"{self._path}: {self._max_sessions} sessions are open already; close one first")
+        job = SessionJob(
+            self._prompt(request.messages),
+            adapters=adapters_key(request.adapters),
             model=self._path,
             context_tokens=self._context_tokens,
-            grammar=message["grammar"],
-            report=self._report(message["id"], streams=message["stream"]),
         )
-        self._begin(message["id"], job)
+        number = message["id"]
+        self._sessions[number] = job
+        self._scheduler.add(job.start())
+        job.request_row(lambda row: self._answer(number, row, {"session": number}))
+
+    def _do_row(self, message: dict[str, Any]) -> None:
+        number = message["id"]
+        self._session(message).request_row(lambda row: self._answer(number, row, {}))
+
+    def _do_accept(self, message: dict[str, Any]) -> None:
+        token = message["token"]
+        if not 0 <= token < self._model.vocabulary.size:
+            raise self._no_token("the session was given", token)
+        text = self._session(message).accept(token, self._model.vocabulary.piece(token))
+        self._wire.send({"id": message["id"], "event": "done", "result": {"text": text}})
+
+    def _do_end(self, message: dict[str, Any]) -> None:
+        if job := self._sessions.pop(message["session"], None):
+            self._scheduler.drop(job)
+        self._wire.send({"id": message["id"], "event": "done", "result": {}})
+
+    def _session(self, message: dict[str, Any]) -> SessionJob:
+        try:
+            return self._sessions[message["session"]]
+        except KeyError:
+            raise ModelError("the session is closed", model=self._path, cause="request") from None
+
+    def _answer(self, request: int, row: Floats | Exception, result: dict[str, Any]) -> None:
+        """Send a session's row, or the error that came instead."""
+        if isinstance(row, Exception):
+            self._send_error(request, row)
+        else:
+            self._wire.send({"id": request, "event": "done", "result": result}, row.tobytes())
 
     def _do_score(self, message: dict[str, Any]) -> None:
         request = ScoreRequest.model_validate(message["request"])
@@ -182,12 +241,13 @@ class Engine:
         result = {name: getattr(counters, name) for name in counters.__slots__}
         self._wire.send({"id": message["id"], "event": "done", "result": result})
 
-    def _begin(self, request: int, job: GenerateJob | ScoreJob) -> None:
+    def _begin(self, request: int, job: GenerateJob | ScoreJob | BeamJob) -> None:
         self._jobs[request] = job
         self._scheduler.add(job.start())
 
     def _cancel(self, target: int) -> None:
-        if job := self._jobs.pop(target, None):
+        job = self._jobs.pop(target, None) or self._sessions.pop(target, None)
+        if job is not None:
             self._scheduler.drop(job)
             job.close()
 
@@ -221,11 +281,13 @@ class Engine:
         size = self._model.vocabulary.size
         for token in request.sampling.logit_bias:
             if not 0 <= token < size:
-                raise ModelError(
-                    f"logit_bias names token {token}, and {self._path} has the tokens 0 to {size - 1}",
-                    model=self._path,
-                    cause="request",
-                )
+                raise self._no_token("logit_bias names", token)
+
+    def _no_token(self, what: str, token: int) -> ModelError:
+        last = self._model.vocabulary.size - 1
+        return ModelError(
+            f"{what} token {token}, and {self._path} has the tokens 0 to {last}", model=self._path, cause="request"
+        )
 
     def _check_room(self) -> None:
         if self._scheduler.n_waiting >= self._max_waiting:

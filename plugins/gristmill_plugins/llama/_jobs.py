@@ -1,4 +1,4 @@
-"""What the engine does with logits: draw samples, score choices, step a session.
+"""What the engine does with logits: draw samples, score choices.
 
 It knows nothing of batches, processes or templates. Invariant: a job reports exactly once, with its result or
 its error, and never after it was dropped.
@@ -13,13 +13,22 @@ from typing import Any
 import numpy as np
 
 from gristmill import GenerateRequest, ModelError
+from gristmill_plugins.llama._members import combine
 from gristmill_plugins.llama._native import Grammar, Vocabulary
 from gristmill_plugins.llama._sampling import Floats, Sampler, log_softmax, most_likely
-from gristmill_plugins.llama._scheduler import Branch, adapters_key
+from gristmill_plugins.llama._scheduler import Adapters, Branch, adapters_key
 from gristmill_plugins.llama._text import TextStream
 
 N_GRAMMAR_TRIED = 64
 """Greedy decoding tries this many of the likeliest tokens before it masks the vocabulary: 0.1 against 20 ms."""
+
+
+def refuse_damaged(logits: Floats, model: str) -> None:
+    """Raise where logits are not numbers; `argmax` finds a NaN before any number."""
+    if not np.isfinite(logits[int(logits.argmax())]):
+        raise ModelError(
+            f"{model} computed numbers that are not finite: its weights are damaged", model=model, cause="file"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,14 +40,25 @@ class Report:
     failed: Callable[[Exception], None]
 
 
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What one member reads before it predicts; most requests have just one."""
+
+    prompt: list[int]
+    adapters: Adapters
+    weight: float = 1.0
+
+
 @dataclass(slots=True)
 class _Sample:
-    """One answer in the making."""
+    """One answer in the making, with a branch and a row of logits for each member."""
 
     index: int
     sampler: Sampler
     text: TextStream
     grammar: Grammar | None
+    branches: list[Branch]
+    rows: list[Floats | None]
     n_tokens: int = 0
     finish_reason: str | None = None
     logprobs: list[dict[str, Any]] = field(default_factory=list)
@@ -53,12 +73,16 @@ class _Sample:
 
 
 class GenerateJob:
-    """Continues one prompt once for each sample; the prompt is decoded once."""
+    """Continues one prompt once for each sample; the prompt is decoded once.
+
+    With several readings, every token is drawn from their combined prediction and appended to all of them. A
+    branch's mark is the sample's position times the number of readings, plus the reading's.
+    """
 
     def __init__(
         self,
         request: GenerateRequest,
-        prompt: Sequence[int],
+        readings: Sequence[Reading],
         *,
         vocabulary: Vocabulary,
         model: str,
@@ -67,47 +91,83 @@ class GenerateJob:
         report: Report,
     ) -> None:
         self._request = request
-        self._prompt = list(prompt)
+        self._readings = list(readings)
         self._vocabulary = vocabulary
         self._model = model
         self._report = report
-        self._most = min(request.sampling.max_tokens, context_tokens - len(prompt))
-        self._samples = [self._make_sample(index, grammar) for index in self._distinct()]
+        longest = max(len(reading.prompt) for reading in readings)
+        self._most = min(request.sampling.max_tokens, context_tokens - longest)
+        self._samples = [self._make_sample(place, grammar) for place in range(self._n_distinct())]
         self._banned = np.fromiter(vocabulary.control - vocabulary.ends, np.intp)
         self._n_shared = 0
+        self._begun = False
 
-    def _distinct(self) -> Sequence[int]:
+    def _n_distinct(self) -> int:
         """Greedy samples are all alike: one is computed for all."""
-        indices = self._request.sample_indices
-        return indices[:1] if self._request.sampling.temperature == 0 else indices
+        return 1 if self._request.sampling.temperature == 0 else len(self._request.sample_indices)
 
-    def _make_sample(self, index: int, grammar: str | None) -> _Sample:
+    def _make_sample(self, place: int, grammar: str | None) -> _Sample:
+        index = self._request.sample_indices[place]
         return _Sample(
             index=index,
-            sampler=Sampler(self._request.sampling, seed=self._request.seed + index, prompt=self._prompt),
+            sampler=Sampler(self._request.sampling, seed=self._request.seed + index, prompt=self._readings[0].prompt),
             text=TextStream(self._request.sampling.stop),
             grammar=Grammar(self._vocabulary, grammar, model=self._model) if grammar is not None else None,
+            branches=[self._make_branch(place, member) for member in range(len(self._readings))],
+            rows=[None] * len(self._readings),
+        )
+
+    def _make_branch(self, place: int, member: int) -> Branch:
+        """Return the branch of a sample and member: the first sample's read the prompts, the others split off."""
+        reading = self._readings[member]
+        is_first = place == 0
+        return Branch(
+            self,
+            list(reading.prompt),
+            wants_from=len(reading.prompt) - int(is_first),
+            adapters=reading.adapters,
+            keep=is_first,
+            mark=place * len(self._readings) + member,
         )
 
     def start(self) -> list[Branch]:
-        """Return the branch that reads the prompt."""
-        adapters = adapters_key(self._request.adapters)
-        return [Branch(self, list(self._prompt), wants_from=len(self._prompt) - 1, adapters=adapters)]
+        """Return the branches that read the prompts."""
+        return self._samples[0].branches
 
-    def consume(self, branch: Branch, at: int, logits: Floats) -> Iterable[Branch]:  # noqa: ARG002
-        """Draw the next token of each sample that this branch stands for."""
-        if branch.mark is not None:
-            self._advance(self._samples[branch.mark], branch, logits)
-            self._finish_if_done()
+    def consume(self, branch: Branch, at: int, logits: Floats) -> Iterable[Branch]:
+        """Take a member's prediction; when all members of a sample have made theirs, draw its next token."""
+        refuse_damaged(logits, self._model)
+        place, member = divmod(branch.mark or 0, len(self._readings))
+        sample = self._samples[place]
+        # The row is native memory and gone with the next batch; a lone reader is done with it by then.
+        sample.rows[member] = logits if len(self._readings) == 1 else logits.copy()
+        if any(row is None for row in sample.rows):
             return []
-        self._n_shared = branch.n_shared
-        self._check_alive(logits)
-        new = [branch, *(self._fork(branch) for _ in self._samples[1:])]
-        for mark, (own, sample) in enumerate(zip(new, self._samples, strict=True)):
-            own.mark = mark
-            self._advance(sample, own, logits)
+        combined = self._combine([row for row in sample.rows if row is not None])
+        sample.rows = [None] * len(self._readings)
+        new = [] if self._begun else self._begin(combined)
+        self._advance(sample, combined)
         self._finish_if_done()
-        return [own for own in new[1:] if not own.closed]
+        return [own for own in new if not own.closed]
+
+    def _begin(self, logits: Floats) -> list[Branch]:
+        """Let every sample but the first draw from the same prediction; return their branches."""
+        self._begun = True
+        self._n_shared = sum(branch.n_shared for branch in self._samples[0].branches)
+        if logits.max() == logits.min():
+            raise ModelError(
+                f"{self._model} gives every token the same probability: its weights are damaged",
+                model=self._model,
+                cause="file",
+            )
+        for sample in self._samples[1:]:
+            self._advance(sample, logits)
+        return [branch for sample in self._samples[1:] for branch in sample.branches]
+
+    def _combine(self, rows: list[Floats]) -> Floats:
+        if len(rows) == 1:
+            return rows[0]
+        return combine(rows, [reading.weight for reading in self._readings], self._request.combine or "arithmetic")
 
     def fail(self, error: Exception) -> None:
         """Report the error; idempotent frees of native state included."""
@@ -120,14 +180,11 @@ class GenerateJob:
             if sample.grammar is not None:
                 sample.grammar.close()
 
-    def _fork(self, branch: Branch) -> Branch:
-        return Branch(self, list(self._prompt), wants_from=len(self._prompt), adapters=branch.adapters, keep=False)
-
-    def _advance(self, sample: _Sample, branch: Branch, logits: Floats) -> None:
-        """Draw one token, and close the branch where the answer ends."""
+    def _advance(self, sample: _Sample, logits: Floats) -> None:
+        """Draw one token, and close the branches where the answer ends."""
         token = self._draw(sample, logits)
         if token in self._vocabulary.ends:
-            self._end(sample, branch, "stop")
+            self._end(sample, "stop")
             return
         sample.n_tokens += 1
         if self._request.top_logprobs is not None:
@@ -136,11 +193,12 @@ class GenerateJob:
         if piece:
             self._report.delta(sample.index, piece, 1)
         if sample.text.stopped:
-            self._end(sample, branch, "stop")
+            self._end(sample, "stop")
         elif sample.n_tokens >= self._most:
-            self._end(sample, branch, "length")
+            self._end(sample, "length")
         else:
-            branch.tokens.append(token)
+            for branch in sample.branches:
+                branch.tokens.append(token)
 
     def _piece(self, sample: _Sample, token: int) -> bytes:
         """Return the bytes of a token; SentencePiece marks the first word of a text with a space."""
@@ -149,19 +207,14 @@ class GenerateJob:
             return piece[1:]
         return piece
 
-    def _end(self, sample: _Sample, branch: Branch, reason: str) -> None:
+    def _end(self, sample: _Sample, reason: str) -> None:
         if rest := sample.text.finish():
             self._report.delta(sample.index, rest, 0)
         sample.finish_reason = reason
-        branch.closed = True
+        for branch in sample.branches:
+            branch.closed = True
 
     def _draw(self, sample: _Sample, logits: Floats) -> int:
-        if not np.isfinite(logits[int(logits.argmax())]):
-            raise ModelError(
-                f"{self._model} computed numbers that are not finite: its weights are damaged",
-                model=self._model,
-                cause="file",
-            )
         adjusted = sample.sampler.adjust(logits)
         token = self._draw_in_grammar(sample, adjusted) if sample.grammar else sample.sampler.pick(adjusted)
         sample.sampler.accept(token)
@@ -189,15 +242,6 @@ class GenerateJob:
         grammar.accept(token)
         return token
 
-    def _check_alive(self, logits: Floats) -> None:
-        """Refuse a model whose output says nothing: all weights zero, for one."""
-        if logits.max() == logits.min():
-            raise ModelError(
-                f"{self._model} gives every token the same probability: its weights are damaged",
-                model=self._model,
-                cause="file",
-            )
-
     def _logprob(self, token: int, logits: Floats) -> dict[str, Any]:
         """Return the model's own log-probabilities, before penalties and temperature."""
         logprobs = log_softmax(logits)
@@ -217,7 +261,7 @@ class GenerateJob:
         self._report.done(
             {
                 "samples": [sample.result() for sample in self._samples],
-                "prompt_tokens": len(self._prompt),
+                "prompt_tokens": sum(len(reading.prompt) for reading in self._readings),
                 "shared_tokens": self._n_shared,
             }
         )
@@ -249,12 +293,7 @@ class ScoreJob:
 
     def consume(self, branch: Branch, at: int, logits: Floats) -> Iterable[Branch]:
         """Add up the token that follows `at`, in the choice that the branch stands for or in all of them."""
-        if not np.isfinite(logits).all():
-            raise ModelError(
-                f"{self._model} computed numbers that are not finite: its weights are damaged",
-                model=self._model,
-                cause="file",
-            )
+        refuse_damaged(logits, self._model)
         logprobs = log_softmax(logits)
         if branch.mark is None:
             return self._split(branch, logprobs)
