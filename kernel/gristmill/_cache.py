@@ -20,7 +20,6 @@ import os
 import sqlite3
 import time
 import warnings
-from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -119,7 +118,7 @@ class PromptCache:
         self._path = str(self.directory / "cache.db")
         self._size_limit_bytes = size_limit_bytes
         self._expire_s = expire_s
-        self._counts: Counter[str] = Counter()
+        self._hits = self._misses = self._damaged = 0
         self._warned: set[str] = set()
         self._touched: dict[str, float] = {}
         self._inherited: list[Any] = []
@@ -146,6 +145,7 @@ class PromptCache:
         """Return the value or MISS for each of `keys`, in their order."""
         reader, _ = self._own_sides()
         with reader.lock:
+            hits = self._hits
             try:
                 connection = reader.current()
                 now = time.time()
@@ -156,9 +156,8 @@ class PromptCache:
             except file.TROUBLE as error:
                 self._reading_failed(reader, error)
                 values = [MISS] * len(keys)
-            n_misses = sum(value is MISS for value in values)
-            self._counts["hits"] += len(values) - n_misses
-            self._counts["misses"] += n_misses
+                self._hits = hits
+            self._misses += len(values) - (self._hits - hits)
         return values
 
     def _entry(self, connection: sqlite3.Connection, key: str, now: float) -> Any | Miss:
@@ -169,9 +168,10 @@ class PromptCache:
         try:
             value = file.unpack(key, mode, data)
         except ValueError as error:
-            self._counts["damaged"] += 1
+            self._damaged += 1
             self._warn("entry", f"an entry is damaged and was not used ({error}); `gristmill cache verify` removes it")
             return MISS
+        self._hits += 1
         if stale and not self.read_only:
             self._touched[key] = now
             if len(self._touched) >= MOST_TOUCHED:
@@ -266,8 +266,8 @@ class PromptCache:
             except file.TROUBLE as error:
                 self._reading_failed(reader, error)
         size = sum(os.path.getsize(path) for path in (self._path, f"{self._path}-wal") if os.path.exists(path))
-        counts = {name: self._counts[name] for name in ("hits", "misses", "damaged")}
-        return CacheStats(row[0], size, row[1], row[2], quarantined=tuple(file.set_aside(self._path)), **counts)
+        aside = tuple(file.set_aside(self._path))
+        return CacheStats(row[0], size, row[1], row[2], self._hits, self._misses, self._damaged, aside)
 
     def verify(self) -> VerifyReport:
         """Check every entry; move damaged ones, or a damaged file as a whole, aside. Read-only, it only reports."""

@@ -66,7 +66,7 @@ TROUBLE = (sqlite3.Error, OSError, OverflowError, DamagedFileError)
 """Everything that reading or writing the file may raise."""
 
 _ENCODE = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False, check_circular=False).encode
-_DECODE = json.JSONDecoder().decode
+_DECODE = json.JSONDecoder().raw_decode  # `decode` looks for white space with two regular expressions
 
 
 def pack(key: str, value: Any) -> bytes:
@@ -101,17 +101,15 @@ def unpack(key: str, mode: Any, data: Any) -> Any:
     if _digest(key, body) != data[len(FORMAT) : BODY_AT]:
         raise ValueError("the checksum does not match")
     try:
-        return _DECODE(str(body, "utf-8", "surrogatepass"))
+        value, _ = _DECODE(str(body, "utf-8", "surrogatepass"))
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
+    return value
 
 
 def _digest(key: str, body: bytes) -> bytes:
     # The key takes part, so that a damaged index or a swapped row cannot answer another prompt.
-    digest = blake2b(key.encode("utf-8", "surrogatepass"), digest_size=DIGEST_BYTES)
-    digest.update(b"\n")
-    digest.update(body)
-    return digest.digest()
+    return blake2b(key.encode("utf-8", "surrogatepass") + b"\n" + body, digest_size=DIGEST_BYTES).digest()
 
 
 def connect(path: str, *, mode: str, timeout_s: float) -> sqlite3.Connection:
