@@ -148,9 +148,8 @@ class Checker:
         if not callers:
             apply_overrides(document, self.overrides)
         _RecipeChecker(self, recipe, (*callers, path)).run()
-        recipe.diagnostics = sort_unique(
-            [*document.diagnostics, *(d for sub in recipe.sub_recipes().values() for d in sub.diagnostics)]
-        )
+        called = (diagnostic for sub in recipe.sub_recipes().values() for diagnostic in sub.diagnostics)
+        recipe.diagnostics = sort_unique([*document.diagnostics, *document.ambiguous.values(), *called])
         return recipe
 
 
@@ -163,6 +162,7 @@ class _RecipeChecker:
         self.recipe = recipe
         self.document: YamlDocument = recipe.document
         self.callers = callers
+        self._templates: dict[int, Template | None] = {}
 
     def run(self) -> None:
         root = self.document.root
@@ -230,13 +230,18 @@ class _RecipeChecker:
         text = node.value
         if not isinstance(text, str) or not ("${" in text or "{%" in text):
             return Constant(text, node)
+        if id(node) not in self._templates:  # a node is read for its names first and for its types later
+            self._templates[id(node)] = self._parse(node, text)
+        template = self._templates[id(node)]
+        return Constant(None, node) if template is None else Expression(template, node, self.document, as_text)
+
+    def _parse(self, node: Scalar, text: str) -> Template | None:
         try:
-            template = Template(text)
+            return Template(text)
         except ExpressionSyntaxError as error:
-            start, end = self.document.locate(node, error.offset), self.document.locate(node, error.end)
-            self.document.report_at(start, max(end, start + 1), str(error), code="expression", hint=error.hint)
-            return Constant(None, node)
-        return Expression(template, node, self.document, as_text)
+            start, last = self.document.locate(node, error.offset), self.document.locate(node, error.end - 1)
+            self.document.report_at(start, max(last, start) + 1, str(error), code="expression", hint=error.hint)
+            return None
 
     def infer(self, data: Data, scope: Scope) -> Type:
         """Return the type of a value, after reporting what its expressions get wrong."""
@@ -319,8 +324,7 @@ class _RecipeChecker:
             fixed = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
             hint = f"call it {fixed!r}" if NAME.fullmatch(fixed) else "use a-z, 0-9 and _, a letter first"
             shown = "".join(c if c.isascii() else f"\\u{ord(c):04x}" for c in name)
-            self.report(key, f"{shown!r} is no name for {what}" if shown == name else f"'{shown}' is no name for {what}",
-                        hint=hint, code="name")  # fmt: skip
+            self.report(key, f"'{shown}' is no name for {what}", hint=hint, code="name")
             return False
         if name in RESERVED:
             self.report(key, f"{name!r} means something in expressions", hint="choose another name", code="name")
@@ -427,7 +431,7 @@ class _RecipeChecker:
                 continue
             value = self.literal(node)
             try:
-                values[name] = coerce(value, parameter.type)
+                values[name] = parameter.accept(value)
             except CoercionError as error:
                 self.report(node, f"{name}: {error}", code="type", hint=self._literal_hint(node, parameter.type))
                 continue

@@ -42,6 +42,7 @@ from gristmill._types import (
     INTEGER,
     NUMBER,
     STRING,
+    CoercionError,
     Type,
     list_of,
     shorten,
@@ -119,6 +120,8 @@ class StepChecker:
         self.nodes: dict[str, MapNode] = {}
         self.work: dict[str, Work] = {}
         self.input_type = Type("record", "inputs", fields={i.name: i.type for i in self.recipe.inputs.values()})
+        self.names: dict[str, Type] = {"inputs": self.input_type}
+        """What the step that is being checked may read; each step's type is put in once it is known."""
 
     def run(self, root: MapNode) -> None:
         node = root.get("steps")
@@ -134,8 +137,15 @@ class StepChecker:
             self._read_flow(self.recipe.steps[name], self.nodes[name])
         for name in self.nodes:
             self._find_references(self.recipe.steps[name], self.nodes[name])
+        self.names |= dict.fromkeys(node.entries, ANY)
         for name in self._in_order():
-            _StepTyper(self, self.recipe.steps[name], self.nodes[name], self.work[name]).run()
+            if self.owner.document.is_full:
+                return
+            step = self.recipe.steps[name]
+            if step.until is not None:
+                del self.names[name]
+            _StepTyper(self, step, self.nodes[name], self.work[name]).run()
+            self.names[name] = step.type
 
     def _open(self, name: str, key: Scalar, node: Node) -> None:
         if not isinstance(node, MapNode):
@@ -147,7 +157,7 @@ class StepChecker:
         self.nodes[name] = node
         self.work[name] = work
         self.recipe.steps[name] = Step(name, key, digest=digest_of(_plain(node)))
-        self._report_keys(name, node, work)
+        self._report_keys(node, work)
 
     def _work_of(self, name: str, key: Scalar, node: MapNode) -> Work | None:
         marks: dict[str, Work] = {"use": "use", "recipe": "recipe", "prompt": "generate", "messages": "generate"}
@@ -165,7 +175,7 @@ class StepChecker:
             return None
         return marks[found[0]]
 
-    def _report_keys(self, name: str, node: MapNode, work: Work) -> None:
+    def _report_keys(self, node: MapNode, work: Work) -> None:
         allowed = [key for key, spec in KEYS.items() if work in spec.work]
         for key in node.entries:
             if key in allowed:
@@ -182,13 +192,13 @@ class StepChecker:
     def _read_flow(self, step: Step, node: MapNode) -> None:
         """Read what stands around the work: conditions, loops, retries, order."""
         flow = _Flow(self.owner, step, node)
-        flow.read(tuple(self.recipe.steps))
+        flow.read(self.recipe.steps)
 
     def _find_references(self, step: Step, node: MapNode) -> None:
-        names = _references(self.owner, node, step) - {"inputs", "loop", step.item_name}
+        names = _references(self.owner, node) - ({step.item_name} if step.for_each is not None else set())
         own = step.name in names
         step.references = frozenset(name for name in names if name in self.recipe.steps and name != step.name)
-        if own and step.until is None and step.item_name != step.name:
+        if own and step.until is None:
             self.owner.report(
                 step.node, f"step {step.name!r} reads itself", hint="only a step with `repeat` sees its last turn",
                 code="cycle",
@@ -229,9 +239,8 @@ class StepChecker:
         last.needs = tuple(name for name in last.needs if name != again)
 
     def scope(self) -> Scope:
-        """Return the names that `output` may read: inputs and all steps."""
-        names = {"inputs": self.input_type, **{step.name: step.type for step in self.recipe.steps.values()}}
-        return Scope(names, inputs=self.input_type.fields)
+        """Return the names that may be read: inputs and steps, but for the step that is being checked."""
+        return Scope(self.names, inputs=self.input_type.fields)
 
 
 def _plain(node: Node) -> Any:
@@ -248,15 +257,12 @@ def _mark(node: MapNode) -> str:
     return next(mark for mark in ("use", "recipe", "prompt", "messages") if mark in node.entries)
 
 
-def _references(owner: _RecipeChecker, node: Node, step: Step) -> frozenset[str]:
-    """Return every name that the expressions of a step read; mistakes in them are reported later, once."""
-    before = len(owner.document.diagnostics)
+def _references(owner: _RecipeChecker, node: MapNode) -> frozenset[str]:
+    """Return every name that the expressions of a step read."""
     found: set[str] = set()
-    assert isinstance(node, MapNode)
     for key, (_, value) in node.entries.items():
         if key not in KEYS or KEYS[key].expressions:
             found |= owner.data(value).references
-    del owner.document.diagnostics[before:]
     return frozenset(found)
 
 
@@ -268,7 +274,7 @@ class _Flow:
         self.step = step
         self.node = node
 
-    def read(self, steps: tuple[str, ...]) -> None:
+    def read(self, steps: Mapping[str, Step]) -> None:
         step = self.step
         for key, target in (("if", "condition"), ("for_each", "for_each"), ("adapters", "adapters")):
             if (node := self.node.get(key)) is not None:
@@ -284,11 +290,14 @@ class _Flow:
         step.on_error = self._on_error()
         step.cache = self._cache()
 
-    def _item_name(self, steps: tuple[str, ...]) -> None:
+    def _item_name(self, steps: Mapping[str, Step]) -> None:
         for key in ("as", "concurrency"):
             if key in self.node.entries and "for_each" not in self.node.entries:
                 self.owner.report(self.node.key(key), f"{key!r} means nothing without `for_each`", code="step")
         node = self.node.get("as")
+        if node is None and "item" in steps and "for_each" in self.node.entries:
+            hint = "give the loop's item another name with `as`"
+            self.owner.report(self.node.key("for_each"), "'item' names a step already", hint=hint, code="name")
         if isinstance(node, Scalar) and self.owner.name_is_free(node, "an item", steps):
             self.step.item_name = node.text
         elif node is not None and not isinstance(node, Scalar):
@@ -314,7 +323,7 @@ class _Flow:
             else:
                 self.step.most_turns = value
 
-    def _needs(self, steps: tuple[str, ...]) -> tuple[str, ...]:
+    def _needs(self, steps: Mapping[str, Step]) -> tuple[str, ...]:
         node = self.node.get("needs")
         if node is None:
             return ()
@@ -378,11 +387,7 @@ class _Flow:
         if node is None:
             return "auto"
         if isinstance(node, Scalar):  # `off` is unmistakable here, whatever YAML 1.1 makes of it
-            position = self.owner.document.source.position(node.start)
-            self.owner.document.diagnostics[:] = [
-                d for d in self.owner.document.diagnostics
-                if d.code != "yaml-1.1" or (d.line, d.column) != position
-            ]  # fmt: skip
+            self.owner.document.ambiguous.pop(node.start, None)
         value = self.owner.literal(node)
         if value in ("auto", "off", "refresh"):
             return cast(Literal["auto", "off", "refresh"], value)
@@ -403,7 +408,7 @@ class _StepTyper:
 
     def run(self) -> None:
         step = self.step
-        outer = self._outer_scope()
+        outer = self.steps.scope()
         inner = self._item_scope(outer)
         if step.condition is not None:
             self.owner.fits(
@@ -420,13 +425,6 @@ class _StepTyper:
             until = cast(MapNode, self.node.entries["repeat"][1]).entries["until"][1]
             self.owner.fits(until, step.until, BOOLEAN, inner.bind({step.name: result}), "until")
         step.type = self._around(result, inner)
-
-    def _outer_scope(self) -> Scope:
-        names: dict[str, Type] = {"inputs": self.steps.input_type}
-        for other in self.recipe.steps.values():
-            if other is not self.step:
-                names[other.name] = other.type
-        return Scope(names, inputs=self.steps.input_type.fields)
 
     def _item_scope(self, outer: Scope) -> Scope:
         if self.step.for_each is None:
@@ -497,7 +495,8 @@ class _StepTyper:
             else:
                 self._report_argument(function, name)
         self._model_argument(function, arguments)
-        self._adapters(scope, str(arguments["model"].evaluate({})) if "model" in arguments else None)
+        model = arguments.get("model")
+        self._adapters(scope, str(model.value) if isinstance(model, Constant) else None)
         missing = [p.name for p in function.parameters.values() if p.required and p.name not in arguments]
         if missing:
             listed = " and ".join(repr(name) for name in missing)
@@ -526,7 +525,13 @@ class _StepTyper:
 
     def _argument(self, parameter: Parameter, node: Node, scope: Scope) -> Data:
         data = self.owner.data(node)
+        before = len(self.owner.document.diagnostics)
         self.owner.fits(node, data, parameter.type, scope, parameter.name)
+        if isinstance(data, Constant) and len(self.owner.document.diagnostics) == before:
+            try:
+                parameter.accept(data.value)
+            except CoercionError as error:
+                self.owner.report(node, f"{parameter.name}: {error}", code="range")
         if parameter.ref and isinstance(data, Constant) and isinstance(data.value, str):
             self._check_reference(parameter, data.value, node)
         return data
@@ -666,9 +671,8 @@ class _StepTyper:
         if "choices" in entries:
             for key in SAMPLING:
                 if key in entries:
-                    self.owner.report(
-                        self.node.key(key), f"{key!r} means nothing beside 'choices': nothing is sampled", hint="delete it",
-                    )  # fmt: skip
+                    message = f"{key!r} means nothing beside 'choices': nothing is sampled"
+                    self.owner.report(self.node.key(key), message, hint="delete it")
         if "messages" in entries and "system" in entries:
             self.owner.report(self.node.key("system"), "'system' goes with `prompt`", hint="make it the first message")
         samples, temperature = self.node.get("samples"), self.node.get("temperature")
@@ -768,9 +772,9 @@ class _StepTyper:
                     suggest(name, declared.adapters) if declared.adapters else f"declare it: {model}: {{adapters: ...}}"
                 )
                 self.owner.report(part, f"{name!r} is no adapter of model {model!r}", hint=hint, code="name")
-        self._check_choice_adapters(node, data, declared.adapters)
+        self._check_choice_adapters(data, declared.adapters)
 
-    def _check_choice_adapters(self, node: Node, data: Data, known: tuple[str, ...]) -> None:
+    def _check_choice_adapters(self, data: Data, known: tuple[str, ...]) -> None:
         """A step's `choices` that picks the adapter must offer only adapters there are."""
         for name in data.references:
             step = self.steps.nodes.get(name)
@@ -831,14 +835,17 @@ class _StepTyper:
                 self.owner.report(node, error.message, hint=error.hint or "", code="unknown-recipe")
                 return None
         folder = self.recipe.folder.resolve()
-        path = (folder / name).resolve()
-        if not path.is_relative_to(folder):
-            self.owner.report(
-                node, f"{name!r} leads out of this recipe's folder", hint="a recipe calls only those below it, or by name",
-                code="path",
-            )  # fmt: skip
+        try:
+            path = (folder / name).resolve()
+            is_file = path.is_file()
+        except (OSError, ValueError) as error:  # too long, a loop of links, a NUL
+            self.owner.report(node, f"{shorten(name)} is no path: {error}", code="path")
             return None
-        if not path.is_file():
+        if not path.is_relative_to(folder):
+            hint = "a recipe calls only those below it, or by name"
+            self.owner.report(node, f"{name!r} leads out of this recipe's folder", hint=hint, code="path")
+            return None
+        if not is_file:
             there = sorted(str(p.relative_to(folder)) for p in list(folder.glob("*.yaml"))[:50])
             self.owner.report(node, f"there is no file {name!r}", hint=suggest(name, there), code="unknown-recipe")
             return None

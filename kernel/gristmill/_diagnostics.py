@@ -60,12 +60,11 @@ class Diagnostic:
 
 def _window(source: str, column: int) -> tuple[str, int]:
     """Cut a very long line around the column, so that a message never prints a whole minified file."""
-    printable = "".join(char if char == "\t" or unicodedata.category(char) != "Cc" else "�" for char in source)
-    if len(printable) <= _MOST_SHOWN:
-        return printable, column
-    start = max(0, column - 1 - _MOST_SHOWN // 2)
-    lead = "…" if start else ""
-    return lead + printable[start : start + _MOST_SHOWN] + "…", column - start + len(lead)
+    start = max(0, column - 1 - _MOST_SHOWN // 2) if len(source) > _MOST_SHOWN else 0
+    end = start + _MOST_SHOWN
+    printable = "".join(c if c == "\t" or unicodedata.category(c) != "Cc" else "�" for c in source[start:end])
+    lead, rest = "…" if start else "", "…" if end < len(source) else ""
+    return lead + printable + rest, column - start + len(lead)
 
 
 def _pad(before: str) -> str:
@@ -87,6 +86,7 @@ class SourceText:
         self.path = path
         self.text = text
         self._starts = [0, *(match.end() for match in _LINE_END.finditer(text))]
+        self._lines: dict[int, str] = {}
 
     def position(self, offset: int) -> tuple[int, int]:
         """Return 1-based line and column of a character offset."""
@@ -94,10 +94,12 @@ class SourceText:
         return line, offset - self._starts[line - 1] + 1
 
     def line(self, number: int) -> str:
-        """Return a line's text without its end."""
-        start = self._starts[number - 1]
-        end = self._starts[number] if number < len(self._starts) else len(self.text)
-        return self.text[start:end].rstrip("\r\n")
+        """Return a line's text without its end; the same object each time, since a line may be the whole file."""
+        if number not in self._lines:
+            start = self._starts[number - 1]
+            end = self._starts[number] if number < len(self._starts) else len(self.text)
+            self._lines[number] = self.text[start:end].rstrip("\r\n")
+        return self._lines[number]
 
     def diagnostic(
         self, start: int, end: int, message: str, *, code: str, hint: str = "", severity: Severity = "error"

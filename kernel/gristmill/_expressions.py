@@ -8,6 +8,7 @@ neither call anything but the filters of the allow-list nor run past its bounds.
 
 from __future__ import annotations
 
+import math
 import operator
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -20,6 +21,7 @@ from gristmill._filters import (
     FILTERS,
     MOST_CHARS,
     TESTS,
+    TESTS_WITH_ARGUMENT,
     EvaluationError,
     MissingError,
     data_of,
@@ -27,10 +29,14 @@ from gristmill._filters import (
     to_text,
 )
 from gristmill._lexer import ExpressionSyntaxError, RecipeEnvironment, syntax_error
+from gristmill._types import coerce
 
-MOST_ITERATIONS = 100_000
+MOST_WORK = 1_000_000
+"""Turns of loops, items and blocks of 4,096 characters that one evaluation may touch."""
 MOST_SECONDS = 2.0
 MOST_INTEGER = 10**18
+MOST_DEPTH = 100
+"""Nodes inside one another; what walks a tree takes a few Python frames for each."""
 
 _ENVIRONMENT = RecipeEnvironment()
 
@@ -41,23 +47,42 @@ Evaluate = Callable[[Names, "Bounds"], Any]
 class Bounds:
     """Counts what one evaluation uses; raises EvaluationError when it is too much."""
 
-    __slots__ = ("deadline", "iterations")
+    __slots__ = ("deadline", "next_look", "work")
 
     def __init__(self) -> None:
-        self.iterations = 0
+        self.work = 0
+        self.next_look = 1
         self.deadline: float | None = None
 
-    def tick(self) -> None:
-        """Count one turn of a loop."""
-        self.iterations += 1
-        if self.iterations > MOST_ITERATIONS:
-            raise EvaluationError(f"loops ran more than {MOST_ITERATIONS:,} times")
-        if self.iterations % 256 == 1:
-            now = time.monotonic()
-            if self.deadline is None:
-                self.deadline = now + MOST_SECONDS
-            elif now > self.deadline:
-                raise EvaluationError(f"evaluating this took longer than {MOST_SECONDS:g} s")
+    def spend(self, amount: int = 1) -> None:
+        """Count work: a turn of a loop, or the items or blocks of a value that is walked or copied."""
+        self.work += amount
+        if self.work < self.next_look:
+            return
+        if self.work > MOST_WORK:
+            raise EvaluationError(f"this takes more than {MOST_WORK:,} steps")
+        self.next_look = self.work + 256
+        now = time.monotonic()
+        if self.deadline is None:
+            self.deadline = now + MOST_SECONDS
+        elif now > self.deadline:
+            raise EvaluationError(f"evaluating this took longer than {MOST_SECONDS:g} s")
+
+    def hold(self, value: Any) -> Any:
+        """Return a list or mapping that was just made, after counting what it would print: names can share parts."""
+        chars, pending = 0, [value]
+        while pending:
+            part = pending.pop()
+            chars += len(part) if isinstance(part, str) else 8
+            if chars > MOST_CHARS or len(pending) > MOST_WORK:
+                raise EvaluationError(f"this holds more than {MOST_CHARS:,} characters")
+            if isinstance(part, list | tuple):
+                self.spend(len(part))
+                pending += part
+            elif isinstance(part, dict):
+                self.spend(len(part))
+                pending += part.values()
+        return value
 
 
 class Template:
@@ -75,7 +100,7 @@ class Template:
         try:
             self.body: list[nodes.Node] = _ENVIRONMENT.parse(source).body
             for node in self.body:
-                _check_allowed(node)
+                _check_allowed(node, 0)
             self.references = frozenset(_free_names(self.body, frozenset()))
         except TemplateSyntaxError as error:
             raise syntax_error(error) from error
@@ -112,8 +137,9 @@ class Template:
         if self._text is None:
             self._text = _compile_body(self.body)
         parts, size = [], 0
+        scope = {name: names[name] for name in self.references if name in names}  # a run has names by the thousand
         try:
-            for part in self._text(names, Bounds()):
+            for part in self._text(scope, Bounds()):
                 parts.append(part)
                 size += len(part)
                 if size > MOST_CHARS:
@@ -143,7 +169,7 @@ _EXPRESSIONS = (
 )  # fmt: skip
 _ADVICE: Mapping[type[nodes.Node], tuple[str, str]] = {
     nodes.Call: ("nothing can be called in an expression", "use a filter: ${value | upper}"),
-    nodes.Pow: ("** is not part of expressions", ""),
+    nodes.Pow: ("** is not part of recipes", ""),
     nodes.Macro: ("macros are not part of recipes", "use a step, or a recipe step"),
     nodes.CallBlock: ("macros are not part of recipes", "use a step, or a recipe step"),
     nodes.Include: ("include is not part of recipes", "use a recipe step"),
@@ -153,30 +179,39 @@ _ADVICE: Mapping[type[nodes.Node], tuple[str, str]] = {
 }
 
 
-def _check_allowed(node: nodes.Node) -> None:
+def _check_allowed(node: nodes.Node, depth: int) -> None:
+    if depth > MOST_DEPTH:
+        raise ExpressionSyntaxError(f"this is nested deeper than {MOST_DEPTH} levels", node.lineno)
     if not isinstance(node, _STATEMENTS + _EXPRESSIONS):
-        kind = type(node).__name__.lower()
-        message, hint = _ADVICE.get(type(node), (f"{kind} is not part of expressions", ""))
-        raise ExpressionSyntaxError(message, node.lineno, hint=hint)
+        what = "this block" if isinstance(node, nodes.Stmt) else type(node).__name__.lower()
+        message, hint = _ADVICE.get(type(node), (f"{what} is not part of recipes", ""))
+        raise ExpressionSyntaxError(message, node.lineno or 0, hint=hint)  # some of Jinja's own blocks have no place
     if isinstance(node, nodes.For) and node.recursive:
         raise ExpressionSyntaxError("recursive loops are not part of recipes", node.lineno)
+    if isinstance(node, nodes.For) and any(not isinstance(n, nodes.Name) for n in node.target.iter_child_nodes()):
+        raise ExpressionSyntaxError("a loop unpacks one level only", node.target.lineno)
+    if isinstance(node, nodes.Getitem) and isinstance(node.arg, nodes.Tuple):
+        raise ExpressionSyntaxError("one key or slice at a time", node.arg.lineno)
     if isinstance(node, nodes.Filter | nodes.Test) and (node.dyn_args or node.dyn_kwargs):
-        raise ExpressionSyntaxError("* and ** are not part of expressions", node.lineno)
+        raise ExpressionSyntaxError("* and ** are not part of recipes", node.lineno)
     if isinstance(node, nodes.Filter) and node.node is None:
         raise ExpressionSyntaxError("filter blocks are not part of recipes", node.lineno)
     if isinstance(node, nodes.Filter) and node.name not in FILTERS:
         _refuse_name("filter", node, suggest(node.name, FILTERS, most=50))
     if isinstance(node, nodes.Test) and node.name not in (*TESTS, "defined"):
         _refuse_name("test", node, suggest(node.name, (*TESTS, "defined"), most=50))
+    if isinstance(node, nodes.Test) and (node.kwargs or len(node.args) != (node.name in TESTS_WITH_ARGUMENT)):
+        what = "one argument" if node.name in TESTS_WITH_ARGUMENT else "no argument"
+        raise ExpressionSyntaxError(f"the test {node.name!r} takes {what}", node.lineno, node.lineno + len(node.name))
     if isinstance(node, nodes.Assign) and not isinstance(node.target, nodes.Name):
         raise ExpressionSyntaxError("set one name at a time", node.lineno)
     for child in node.iter_child_nodes():
-        _check_allowed(child)
+        _check_allowed(child, depth + 1)
 
 
 def _refuse_name(what: str, node: nodes.Filter | nodes.Test, hint: str) -> None:
     end = node.lineno + len(node.name)
-    raise ExpressionSyntaxError(f"{node.name!r} is not a {what} of expressions", node.lineno, end, hint)
+    raise ExpressionSyntaxError(f"{node.name!r} is not a {what} of recipes", node.lineno, end, hint)
 
 
 def _targets(node: nodes.Node) -> frozenset[str]:
@@ -241,14 +276,18 @@ def _compile_output(node: nodes.Output) -> Callable[[dict[str, Any], Bounds], It
             if evaluate is None:
                 yield text or ""
                 continue
-            try:
-                yield to_text(evaluate(scope, bounds))
-            except EvaluationError as error:
-                raise _at(error, offset) from error
-            except TypeError as error:
-                raise EvaluationError(str(error), offset) from error
+            yield _text_at(evaluate(scope, bounds), offset)
 
     return output
+
+
+def _text_at(value: Any, offset: int) -> str:
+    try:
+        return to_text(value)
+    except EvaluationError as error:
+        raise _at(error, offset) from error
+    except TypeError as error:
+        raise EvaluationError(str(error), offset) from error
 
 
 def _at(error: EvaluationError, offset: int) -> EvaluationError:
@@ -292,9 +331,10 @@ def _compile_for(node: nodes.For) -> Callable[[dict[str, Any], Bounds], Iterator
             items = list(items)
         if not isinstance(items, list | tuple):
             raise EvaluationError("a loop needs a list", node.iter.lineno)
+        bounds.spend(len(items))
         kept = [item for item in items if test is None or test({**scope, **bind(item)}, bounds)]
         for index, item in enumerate(kept):
-            bounds.tick()
+            bounds.spend()
             loop = {
                 "index": index + 1,
                 "index0": index,
@@ -348,12 +388,17 @@ def _compile_const(node: nodes.Const) -> Evaluate:
 
 def _compile_list(node: nodes.List | nodes.Tuple) -> Evaluate:
     items = [_compile(item) for item in node.items]
-    return lambda names, bounds: [item(names, bounds) for item in items]
+    return lambda names, bounds: bounds.hold([item(names, bounds) for item in items])
 
 
 def _compile_dict(node: nodes.Dict) -> Evaluate:
     pairs = [(_compile(pair.key), _compile(pair.value)) for pair in node.items]
-    return lambda names, bounds: {to_text(key(names, bounds)): value(names, bounds) for key, value in pairs}
+
+    def make(names: Names, bounds: Bounds) -> Any:
+        made = {_text_at(key(names, bounds), node.lineno): value(names, bounds) for key, value in pairs}
+        return bounds.hold(made)
+
+    return make
 
 
 def _compile_getattr(node: nodes.Getattr) -> Evaluate:
@@ -398,8 +443,8 @@ def _compile_filter(node: nodes.Filter) -> Evaluate:
     assert node.node is not None
     subject, offset = _compile(node.node), node.lineno
     spec = FILTERS[node.name]
-    positional = [_compile(argument) for argument in node.args]
-    named = {pair.key: _compile(pair.value) for pair in node.kwargs}
+    arguments = {name: _compile(value) for name, value in zip(spec.arguments, node.args, strict=False)}
+    arguments |= {str(pair.key): _compile(pair.value) for pair in node.kwargs}
     forgiving = node.name in ("default", "d")
 
     def run(names: Names, bounds: Bounds) -> Any:
@@ -414,16 +459,22 @@ def _compile_filter(node: nodes.Filter) -> Evaluate:
         elif isinstance(value, tuple):
             value = list(value)
         _check_subject(spec.subject.kind, value, node.name, offset)
-        arguments = [data_of(argument(names, bounds)) for argument in positional]
-        keywords = {key: data_of(argument(names, bounds)) for key, argument in named.items()}
+        given = {name: data_of(argument(names, bounds)) for name, argument in arguments.items()}
+        bounds.spend(1 + (len(value) if isinstance(value, list | Mapping) else _blocks(value)))
         try:
-            return spec.call(value, *arguments, **keywords)
+            result = spec.call(value, **{name: coerce(part, spec.arguments[name][0]) for name, part in given.items()})
+            bounds.spend(len(result) if isinstance(result, list) else _blocks(result))
+            return result
         except EvaluationError as error:
             raise _at(error, offset) from error
         except (TypeError, ValueError, ArithmeticError) as error:
             raise EvaluationError(f"{node.name}: {error}", offset, offset + len(node.name)) from error
 
     return run
+
+
+def _blocks(value: Any) -> int:
+    return len(value) // 4096 if isinstance(value, str) else 0
 
 
 def _check_subject(kind: str, value: Any, name: str, offset: int) -> None:
@@ -486,7 +537,18 @@ def _compile_not(node: nodes.Not) -> Evaluate:
 
 def _compile_concat(node: nodes.Concat) -> Evaluate:
     parts = [_compile(part) for part in node.nodes]
-    return lambda names, bounds: _checked("".join([to_text(part(names, bounds)) for part in parts]), node.lineno)
+
+    def join(names: Names, bounds: Bounds) -> str:
+        texts, size = [], 0
+        for part in parts:
+            texts.append(_text_at(part(names, bounds), node.lineno))
+            size += len(texts[-1])
+            bounds.spend(1 + _blocks(texts[-1]))
+            if size > MOST_CHARS:
+                raise EvaluationError(f"the text has more than {MOST_CHARS:,} characters", node.lineno)
+        return "".join(texts)
+
+    return join
 
 
 _COMPARE: Mapping[str, Callable[[Any, Any], Any]] = {
@@ -536,17 +598,22 @@ def _compile_arithmetic(node: nodes.BinExpr) -> Evaluate:
             kinds = " and ".join("null" if side is None else type(side).__name__ for side in (a, b))
             raise EvaluationError(f"{symbol} works on numbers, not on {kinds}; ~ joins texts", node.lineno)
         try:
-            return _checked(compute(a, b), node.lineno)
+            result = _checked(compute(a, b), node.lineno)
+            return bounds.hold(result) if isinstance(result, list) else result
         except ArithmeticError as error:
             raise EvaluationError(str(error), node.lineno) from error
 
     return run
 
 
+def _is_finite_float(value: float) -> bool:
+    return isinstance(value, float) and math.isfinite(value)
+
+
 def _checked(value: Any, offset: int) -> Any:
     if isinstance(value, str) and len(value) > MOST_CHARS:
         raise EvaluationError(f"the text has more than {MOST_CHARS:,} characters", offset)
-    if isinstance(value, int) and not -MOST_INTEGER < value < MOST_INTEGER:
+    if isinstance(value, int | float) and not -MOST_INTEGER < value < MOST_INTEGER and not _is_finite_float(value):
         raise EvaluationError("the number is too large", offset)
     return value
 

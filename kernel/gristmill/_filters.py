@@ -66,6 +66,8 @@ def member(value: Any, key: Any) -> Any:
     Raises:
         MissingError: there is none.
     """
+    if not isinstance(key, str | int | float):
+        raise EvaluationError(f"a key is text or a whole number, this is a {type(key).__name__}")
     if isinstance(value, Mapping):
         if key in value:
             return value[key]
@@ -74,14 +76,14 @@ def member(value: Any, key: Any) -> Any:
     if isinstance(value, Value) or hasattr(type(value), "model_fields"):
         fields = type(value).model_fields
         if key in fields:
-            return getattr(value, key)
+            return getattr(value, str(key))
         raise MissingError(f"{type(value).__name__} has no field {key!r}: it has {', '.join(fields)}")
     if isinstance(value, list | tuple | str) and isinstance(key, int) and not isinstance(key, bool):
         if -len(value) <= key < len(value):
             return value[key]
         raise MissingError(f"there is no item {key}: there are {len(value)}")
     if hasattr(type(value), "__dataclass_fields__") and key in type(value).__dataclass_fields__:
-        return getattr(value, key)
+        return getattr(value, str(key))
     if value is None:
         raise EvaluationError(f"null has no field {key!r}")
     raise MissingError(f"a {type(value).__name__} has no field {key!r}")
@@ -104,7 +106,7 @@ def _join(value: list[Any], separator: str = "", attribute: str | None = None) -
 
 def _attribute(item: Any, path: str) -> Any:
     for key in path.split("."):
-        item = member(item, int(key) if key.isdigit() else key)
+        item = member(item, int(key) if key.isdecimal() else key)
     return item
 
 
@@ -322,6 +324,11 @@ def _same(subject: Type, _: Mapping[str, Any]) -> Type:
     return subject
 
 
+def _selected(subject: Type, arguments: Mapping[str, Any]) -> Type:
+    drops_null = subject.item is not None and arguments.get("test", "true") == "true"
+    return list_of(subject.item.not_null()) if subject.item and drops_null else subject
+
+
 def _item(subject: Type, _: Mapping[str, Any]) -> Type:
     return (subject.item or ANY) if subject.kind == "list" else ANY
 
@@ -365,7 +372,7 @@ FILTERS: Mapping[str, Filter] = {
     "replace": _declare(_replace),
     "reverse": _declare(_reverse, _same),
     "round": _declare(_round),
-    "select": _declare(_select, _same),
+    "select": _declare(_select, _selected),
     "selectattr": _declare(_selectattr, _same),
     "sort": _declare(_sort, _same),
     "string": _declare(_string),
@@ -388,6 +395,12 @@ def _is_number(value: Any, _: Any = None) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+def _remainder(value: Any, divisor: Any) -> Any:
+    if not (_is_number(value) and _is_number(divisor)):
+        raise TypeError("only numbers can be divided")  # % on a text would format it
+    return value % divisor
+
+
 TESTS: Mapping[str, Callable[[Any, Any], Any]] = {
     "none": lambda value, _: value is None,
     "true": lambda value, _: bool(value),
@@ -398,9 +411,9 @@ TESTS: Mapping[str, Callable[[Any, Any], Any]] = {
     "boolean": lambda value, _: isinstance(value, bool),
     "mapping": lambda value, _: isinstance(value, Mapping),
     "sequence": lambda value, _: isinstance(value, list | tuple),
-    "even": lambda value, _: value % 2 == 0,
-    "odd": lambda value, _: value % 2 == 1,
-    "divisibleby": lambda value, argument: value % argument == 0,
+    "even": lambda value, _: _remainder(value, 2) == 0,
+    "odd": lambda value, _: _remainder(value, 2) == 1,
+    "divisibleby": lambda value, argument: _remainder(value, argument) == 0,
     "eq": lambda value, argument: value == argument,
     "==": lambda value, argument: value == argument,
     "ne": lambda value, argument: value != argument,
@@ -416,6 +429,9 @@ TESTS: Mapping[str, Callable[[Any, Any], Any]] = {
     "in": lambda value, argument: value in argument,
 }
 """Tests by name, also for `is`; `defined` is the evaluator's, since its subject may be missing."""
+TESTS_WITH_ARGUMENT = frozenset(
+    ["divisibleby", "eq", "==", "ne", "!=", "lt", "<", "le", "<=", "gt", ">", "ge", ">=", "in"]
+)
 
 LOOP = Type(
     "record",

@@ -11,6 +11,7 @@ Nulls: a step with `if` or `on_error: skip` may be null. A read is allowed where
 from __future__ import annotations
 
 import re
+from collections import ChainMap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,7 +20,7 @@ from jinja2 import nodes
 
 from gristmill._errors import nearest, suggest
 from gristmill._expressions import Template
-from gristmill._filters import FILTERS, LOOP
+from gristmill._filters import FILTERS, LOOP, MAPPABLE, TESTS
 from gristmill._types import (
     ANY,
     ANY_LIST,
@@ -53,7 +54,7 @@ class Scope:
 
     def bind(self, names: Mapping[str, Type]) -> Scope:
         kept = frozenset(path for path in self.narrowed if _root(path) not in names)
-        return replace(self, names={**self.names, **names}, narrowed=kept)
+        return replace(self, names=ChainMap(dict(names), self.names), narrowed=kept)  # type: ignore[arg-type]
 
 
 def _root(path: str) -> str:
@@ -242,7 +243,8 @@ class _Inference:
             if scope.inputs is not None and (near := nearest(node.name, scope.inputs)):
                 hint = f"did you mean inputs.{near}?"
             start, end = self.span(node)
-            self.report(start, end, f"{node.name!r} is not a step, an input or a loop variable here", hint)
+            shown = ascii(node.name)
+            self.report(start, end, f"{shown} is not a step, an input or a loop variable here", hint)
             return ANY
         return found.not_null() if node.name in scope.narrowed else found
 
@@ -268,11 +270,17 @@ class _Inference:
         return self._member(node, base, node.attr, self._attribute_span(node), scope)
 
     def getitem(self, node: nodes.Getitem, scope: Scope) -> Type:
-        base = self.expression(node.node, scope)
-        start, end = self.span(node.arg) if not isinstance(node.arg, nodes.Slice) else self.span(node)
-        if isinstance(node.arg, nodes.Slice):
-            return base if base.kind == "list" else STRING if base.kind == "string" or base.has_text else ANY
-        key = self.expression(node.arg, scope)
+        return self._item(node, self.expression(node.node, scope), self._key(node, scope), scope)
+
+    def _key(self, node: nodes.Getitem, scope: Scope) -> Type:
+        if not isinstance(node.arg, nodes.Slice):
+            return self.expression(node.arg, scope)
+        for edge in node.arg.iter_child_nodes():
+            self.expression(edge, scope)
+        return ANY
+
+    def _item(self, node: nodes.Getitem, base: Type, key: Type, scope: Scope) -> Type:
+        start, end = self.span(node if isinstance(node.arg, nodes.Slice) else node.arg)
         if isinstance(node.arg, nodes.Const) and isinstance(node.arg.value, str):
             return self._member(node, base, node.arg.value, (start, end), scope)
         if base.nullable and base.kind != "any":
@@ -280,10 +288,11 @@ class _Inference:
         if base.kind == "list":
             if key.kind not in ("integer", "any"):
                 self.report(start, end, f"a list is read by a whole number, this is {key}", "")
-            return base.item or ANY
+            return base if isinstance(node.arg, nodes.Slice) else base.item or ANY
         if base.kind == "map":
             return base.item or ANY
-        return STRING if base.kind == "string" else ANY
+        is_text = base.kind == "string" or (base.has_text and isinstance(node.arg, nodes.Slice))
+        return STRING if is_text else ANY
 
     def _member(self, node: Any, base: Type, name: str, span: tuple[int, int], scope: Scope) -> Type:
         if base.nullable and base.kind != "any":
@@ -330,22 +339,43 @@ class _Inference:
         given: dict[str, Any] = {}
         if len(node.args) > len(names):
             self.report(start, end, f"{node.name} takes at most {len(names)} arguments", f"it takes {', '.join(names)}")
-        pairs = [*zip(names, node.args, strict=False), *((pair.key, pair.value) for pair in node.kwargs)]
-        for name, value in pairs:
+        for name, value in zip(names, node.args, strict=False):
             self._argument(node, name, value, given, scope)
+        for pair in node.kwargs:
+            self._argument(node, str(pair.key), pair.value, given, scope)
         missing = [name for name, (_, required) in spec.arguments.items() if required and name not in given]
         if missing:
             self.report(start, end, f"{node.name} needs {' and '.join(missing)}", "")
+        self._check_names(node, subject, given)
         return spec.result(subject.not_null(), given)
+
+    def _check_names(self, node: nodes.Filter, subject: Type, given: Mapping[str, Any]) -> None:
+        """Check what a filter's texts name: a test, another filter, or a field of each item."""
+        start, end = node.lineno, node.lineno + len(node.name)
+        item, attribute = subject.item or ANY, given.get("attribute")
+        for argument, known in (("test", TESTS), ("name", MAPPABLE)):
+            named = given.get(argument)
+            if isinstance(named, str) and named not in known:
+                what = "test" if argument == "test" else "filter without arguments"
+                self.report(start, end, f"{node.name}: {named!r} is not a {what}", suggest(named, known, most=40))
+        if subject.kind != "list" or node.name in ("select", "reject"):
+            return
+        if item.nullable and item.kind != "any" and (attribute is not None or node.name == "join"):
+            self.report(start, end, f"{node.name}: items may be null", "leave them out: | select")
+        for key in attribute.split(".") if isinstance(attribute, str) else ():
+            if item.kind == "record" and key not in item.fields:
+                self.report(start, end, f"{node.name}: {item} has no field {key!r}", suggest(key, item.fields))
+            item = self._field(item.not_null(), key) or ANY
 
     def _forgiving(self, node: nodes.Node, scope: Scope) -> Type:
         """Infer what `default` is applied to: a null or a missing key in it is no mistake."""
+        if not isinstance(node, nodes.Getattr | nodes.Getitem):
+            return self.expression(node, scope)
+        base = self._forgiving(node.node, scope)
         quiet = _Inference(self.source, lambda *_: None)
-        root = node
-        while isinstance(root, nodes.Getattr | nodes.Getitem):
-            root = root.node
-        self.expression(root, scope)
-        return quiet.expression(node, scope)
+        if isinstance(node, nodes.Getattr):
+            return quiet._member(node, base, node.attr, (0, 0), scope)
+        return quiet._item(node, base, self._key(node, scope), scope)
 
     def _argument(self, node: nodes.Filter, name: str, value: nodes.Node, given: dict[str, Any], scope: Scope) -> None:
         arguments = FILTERS[node.name].arguments

@@ -8,8 +8,9 @@ q = -3. It knows no names and evaluates nothing.
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 from jinja2 import Environment, TemplateSyntaxError
@@ -19,12 +20,15 @@ MOST_TOKENS = 20_000
 
 _NEXT = re.compile(r"\$\$\{|\$\{|\{%#|\{%")
 _RAW_BEGIN = re.compile(r"\{%[-+]?\s*raw\s*[-+]?%\}\n?")
-_RAW_END = re.compile(r"[ \t]*\{%[-+]?\s*endraw\s*(-)?%\}\n?")
+_RAW_END = re.compile(r"\{%[-+]?\s*endraw\s*(-)?%\}\n?")
 _SPACE = re.compile(r"\s+")
 _NAME = re.compile(r"[^\W\d]\w*")
-_NUMBER = re.compile(r"(?P<float>(?:\d+\.\d+(?:[eE][-+]?\d+)?)|\d+[eE][-+]?\d+)|(?P<integer>\d+)")
+_NUMBER = re.compile(r"(?P<float>[0-9]+(?:\.[0-9]+(?:[eE][-+]?[0-9]+)?|[eE][-+]?[0-9]+))|(?P<integer>[0-9]+)")
 _STRING = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"", re.DOTALL)
 _OPERATOR = re.compile("|".join(re.escape(op) for op in sorted(operators, key=len, reverse=True)))
+_ESCAPE = re.compile(r"\\(?:x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|([\s\S]))")
+_ESCAPED = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\", "'": "'", '"': '"', "0": "\0", "\n": ""}
+"""As in Python; a backslash before anything else stays, so that `replace("\\d", "")` says what it means."""
 _OPENING, _CLOSING = "([{", ")]}"
 
 
@@ -41,7 +45,7 @@ class ExpressionSyntaxError(ValueError):
 class RecipeEnvironment(Environment):
     """Jinja's parser over our lexer. Each node's `lineno` is its offset in the source."""
 
-    def _tokenize(self, source: str, name: Any, filename: Any = None, state: Any = None) -> TokenStream:
+    def _tokenize(self, source: str, name: Any, filename: Any = None, _state: Any = None) -> TokenStream:
         return TokenStream(_Lexer(source).tokens(), name, filename)
 
 
@@ -93,13 +97,13 @@ class _Lexer:
         if text:
             yield self._token(start, "data", text)
 
-    def _token(self, offset: int, kind: str, value: str) -> Token:
+    def _token(self, offset: int, kind: str, value: Any) -> Token:
         self.n_tokens += 1
         if self.n_tokens > MOST_TOKENS:
             raise ExpressionSyntaxError(f"a text may hold {MOST_TOKENS:,} tokens at most", offset)
         return Token(offset, kind, value)
 
-    def _block(self, start: int, opening: str) -> Iterator[Any]:
+    def _block(self, start: int, opening: str) -> Generator[Token, None, tuple[int, bool]]:
         """Yield a block's tokens; return where it ends and whether the newline after it goes."""
         if opening == "{%#":
             end = self.source.find("#%}", start + 3)
@@ -112,7 +116,7 @@ class _Lexer:
                 raise ExpressionSyntaxError(
                     "this raw block is not closed", start, raw.end(), "end it with {% endraw %}"
                 )
-            yield from self._data(raw.end(), self.source[raw.end() : end_raw.start()])
+            yield from self._data(raw.end(), self.source[raw.end() : end_raw.start()].rstrip(" \t"))
             return end_raw.end(), False
         yield self._token(start, "block_begin", "{%")
         position = start + 2 + (self.source[start + 2 : start + 3] in ("-", "+"))
@@ -124,7 +128,7 @@ class _Lexer:
             return _skip_space(self.source, end + length), False
         return end + length, closing != "+"
 
-    def _expression(self, start: int) -> Iterator[Any]:
+    def _expression(self, start: int) -> Generator[Token, None, int]:
         """Yield the tokens of `${...}`; return where it ends."""
         first = self.source[start + 2 : start + 3]
         if first in ("-", "+"):
@@ -143,9 +147,10 @@ class _Lexer:
         yield self._token(end, "variable_end", "}")
         return end + 1
 
-    def _inside(self, start: int, position: int, closers: tuple[str, ...]) -> Iterator[Any]:
+    def _inside(self, start: int, position: int, closers: tuple[str, ...]) -> Generator[Token, None, int]:
         """Yield the tokens up to the closer at bracket depth 0; return its offset."""
-        source, depth = self.source, []
+        source = self.source
+        depth: list[str] = []
         while True:
             if space := _SPACE.match(source, position):
                 position = space.end()
@@ -168,9 +173,8 @@ class _Lexer:
     def _balance(self, token: Token, depth: list[str]) -> None:
         if token.value in _OPENING:
             depth.append(_CLOSING[_OPENING.index(token.value)])
-        elif token.value in _CLOSING:
-            if not depth or depth.pop() != token.value:
-                raise ExpressionSyntaxError(f"this {token.value!r} closes nothing", token.lineno)
+        elif token.value in _CLOSING and (not depth or depth.pop() != token.value):
+            raise ExpressionSyntaxError(f"this {token.value!r} closes nothing", token.lineno)
 
     def _next_token(self, position: int) -> Token:
         source = self.source
@@ -181,7 +185,7 @@ class _Lexer:
             return self._number(position, match)
         if match := _STRING.match(source, position):
             self._length = len(match.group())
-            return Token(position, "string", self._unescape(position, match.group()))  # counted with its kin
+            return self._token(position, "string", self._unescape(position, match.group()))
         if match := _OPERATOR.match(source, position):
             return Token(position, "operator", match.group())
         char = source[position]
@@ -192,19 +196,23 @@ class _Lexer:
     def _number(self, position: int, match: re.Match[str]) -> Token:
         text = match.group()
         self._length = len(text)
-        if len(text) > 30:
-            raise ExpressionSyntaxError("this number is too long", position, position + len(text))
+        if len(text) > 30 or math.isinf(float(text)):
+            raise ExpressionSyntaxError("this number is too large", position, position + len(text))
         kind = "float" if match["float"] else "integer"
         value: Any = float(text) if kind == "float" else int(text)
-        self.n_tokens += 1
-        return Token(position, kind, value)
+        return self._token(position, kind, value)
 
     def _unescape(self, position: int, literal: str) -> str:
-        try:
-            return literal[1:-1].encode("ascii", "backslashreplace").decode("unicode-escape")
-        except UnicodeDecodeError as error:
-            message = f"a broken escape in this text: {error.reason}"
-            raise ExpressionSyntaxError(message, position, position + len(literal)) from error
+        def decode(match: re.Match[str]) -> str:
+            if match[4]:
+                return _ESCAPED.get(match[4], match.group())
+            code = int(match[match.lastindex or 1], 16)
+            if code > 0x10FFFF or 0xD800 <= code <= 0xDFFF:
+                at = position + 1 + match.start()
+                raise ExpressionSyntaxError("there is no such character", at, at + len(match.group()))
+            return chr(code)
+
+        return _ESCAPE.sub(decode, literal[1:-1])
 
 
 def _trim_newline(data: str) -> str:
@@ -221,4 +229,7 @@ def _skip_space(source: str, position: int) -> int:
 def syntax_error(error: TemplateSyntaxError) -> ExpressionSyntaxError:
     """Turn Jinja's own error, whose line number is our offset, into one of ours."""
     message = (error.message or "this is not an expression").rstrip(".")
+    for words, mark in (("token 'end of print statement'", "'}'"), ("'end of print statement'", "'}'"),
+                        ("token 'end of statement block'", "'%}'"), ("'end of statement block'", "'%}'")):  # fmt: skip
+        message = message.replace(words, mark)
     return ExpressionSyntaxError(message[:1].lower() + message[1:], error.lineno)

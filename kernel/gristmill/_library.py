@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import os
 from pathlib import Path
 
 from gristmill._errors import UsageError, suggest
@@ -47,10 +48,10 @@ class RecipeLibrary:
         text = str(recipe)
         if isinstance(recipe, Path) or "/" in text or text.endswith(SUFFIXES):
             path = Path(text).expanduser()
-            if path.is_file():
+            if os.path.isfile(path):  # unlike Path.is_file, False for a name that is too long or holds a NUL
                 return path
-            what = "is a folder" if path.is_dir() else "does not exist"
-            near = sorted(p.name for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
+            what = "is a folder" if os.path.isdir(path) else "does not exist"
+            near = sorted(p.name for p in path.parent.glob("*.yaml")) if os.path.isdir(path.parent) else []
             hint = suggest(path.name, near) if near else "give the path of a .yaml file, or the name of a recipe"
             raise UsageError(f"the recipe {text!r} {what}", hint=hint)
         found = self._scan().get(text, [])
@@ -58,6 +59,6 @@ class RecipeLibrary:
             raise UsageError(f"the recipe name {text!r} is taken twice: {found[0]} and {found[1]}", hint="give a path")
         if found:
             return found[0]
-        local = [f"./{text}{suffix}" for suffix in SUFFIXES if Path(text + suffix).is_file()]
+        local = [f"./{text}{suffix}" for suffix in SUFFIXES if os.path.isfile(text + suffix)]
         hint = f"there is a file here: write {local[0]}" if local else suggest(text, self._scan())
         raise UsageError(f"no recipe is called {text!r}", hint=hint)

@@ -160,7 +160,7 @@ def _generic_type(origin: type, arguments: tuple[Any, ...]) -> Type:
     if issubclass(origin, tuple):
         items = [type_of(argument) for argument in arguments if argument is not Ellipsis]
         return list_of(union(*items) if items else ANY)
-    if issubclass(origin, typing.Iterable):  # type: ignore[arg-type]
+    if issubclass(origin, typing.Iterable):
         return list_of(type_of(arguments[0]))
     return ANY
 
@@ -311,7 +311,14 @@ def _record_fits(source: Type, target: Type) -> bool:
         return False
     if source.name and target.name:
         return source.name == target.name
+    if any(name not in source.fields for name in _required(target)):
+        return False
     return all(name in target.fields and fit(part, target.fields[name]) is None for name, part in source.fields.items())
+
+
+def _required(target: Type) -> list[str]:
+    """Return the fields that a plain mapping must have; a class knows its own defaults."""
+    return [] if target.python else [n for n, t in target.fields.items() if not t.nullable and t.kind != "any"]
 
 
 class CoercionError(ValueError):
@@ -409,11 +416,14 @@ def _to_record(value: Any, target: Type) -> Any:
     cls = target.python
     if cls is not None and isinstance(value, cls):
         return value
-    if target.name == "Candidate":
+    if target.name == "Candidate" and not isinstance(value, Mapping):
         return _to_candidate(value)
     if not isinstance(value, Mapping):
         return _NO_FIT
     if cls is None:
+        missing = [name for name in _required(target) if name not in value]
+        if missing:
+            raise CoercionError(f"{' and '.join(map(repr, missing))} is missing in {shorten(value)}")
         return {key: coerce(part, target.fields.get(key, ANY)) for key, part in value.items()}
     try:
         return TypeAdapter(cls).validate_python(dict(value))
@@ -424,8 +434,6 @@ def _to_record(value: Any, target: Type) -> Any:
 
 
 def _to_candidate(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return Candidate.model_validate(dict(value))
     text = value if isinstance(value, str) else _text_of(value)
     if text is None:
         return _NO_FIT
@@ -436,7 +444,7 @@ def _to_candidate(value: Any) -> Any:
 
 
 _COERCERS: Mapping[str, Any] = {
-    "null": lambda value, _: _NO_FIT,
+    "null": lambda _value, _: _NO_FIT,
     "boolean": lambda value, _: value if isinstance(value, bool) else _NO_FIT,
     "integer": lambda value, _: value if isinstance(value, int) and not isinstance(value, bool) else _NO_FIT,
     "number": _to_number,

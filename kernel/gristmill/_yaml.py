@@ -17,12 +17,15 @@ from typing import Any
 
 import yaml
 
-from gristmill._diagnostics import Diagnostic, SourceText
+from gristmill._diagnostics import Diagnostic, Severity, SourceText
 
 MOST_BYTES = 1_000_000
 MOST_DEPTH = 50
 MOST_EXPANSION = 50_000
 """Nodes that aliases may add in all; an alias bomb adds millions."""
+MOST_INTEGER = 10**18
+MOST_REPORTED = 200
+"""Mistakes told of one file; checking stops there, since each costs a search for the nearest name."""
 
 # libyaml is 8 times faster here (0.1 s for 1,000 steps); its wheels cover the common machines.
 _FAST: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -74,8 +77,8 @@ _INTEGER = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _SPECIAL_FLOAT = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 _YAML_1_1 = (
-    (re.compile(r"y|Y|yes|Yes|YES|on|On|ON"), "true"),
-    (re.compile(r"n|N|no|No|NO|off|Off|OFF"), "false"),
+    (re.compile(r"yes|Yes|YES|on|On|ON"), "true"),
+    (re.compile(r"no|No|NO|off|Off|OFF"), "false"),
     (re.compile(r"[-+]?0[0-7_]+"), "an octal number"),
     (re.compile(r"[-+]?0b[01_]+"), "a binary number"),
     (re.compile(r"[-+]?[1-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?"), "a number to base 60"),
@@ -91,6 +94,15 @@ class YamlDocument:
         self.source = SourceText(path, text)
         self.root: Node | None = None
         self.diagnostics: list[Diagnostic] = []
+        self.ambiguous: dict[int, Diagnostic] = {}
+        """Warnings about plain scalars that YAML 1.1 reads differently, by where they start."""
+        self._reported: dict[str, int] = {}
+        self._positions: dict[int, list[int]] = {}
+
+    @property
+    def is_full(self) -> bool:
+        """True when so many mistakes were told that looking for more helps nobody."""
+        return self._reported.get("error", 0) >= MOST_REPORTED
 
     def report(self, node: Node, message: str, *, code: str, hint: str = "", warning: bool = False) -> None:
         """Add a diagnostic about a whole node."""
@@ -100,12 +112,18 @@ class YamlDocument:
         self, start: int, end: int, message: str, *, code: str, hint: str = "", warning: bool = False
     ) -> None:
         """Add a diagnostic about the characters from `start` to `end`."""
-        severity: Any = "warning" if warning else "error"
-        self.diagnostics.append(self.source.diagnostic(start, end, message, code=code, hint=hint, severity=severity))
+        severity: Severity = "warning" if warning else "error"
+        count = self._reported[severity] = self._reported.get(severity, 0) + 1
+        if count <= MOST_REPORTED:
+            found = self.source.diagnostic(start, end, message, code=code, hint=hint, severity=severity)
+            self.diagnostics.append(found)
 
     def locate(self, scalar: Scalar, offset: int) -> int:
         """Return the file offset of the character at `offset` of a scalar's value."""
-        return _locate(self.source.text, scalar, offset)
+        positions = self._positions.get(id(scalar))
+        if positions is None:
+            positions = self._positions[id(scalar)] = _find_positions(self.source.text, scalar)
+        return positions[min(offset, len(scalar.text))]
 
 
 def parse_yaml(path: str, data: bytes) -> YamlDocument:
@@ -150,6 +168,10 @@ def _report_characters(document: YamlDocument) -> bool:
     return False
 
 
+def _end_of(event: Any) -> int:
+    return int(event.end_mark.index)
+
+
 class _Composer:
     """Builds nodes from events, with the bounds; reports and goes on where it can."""
 
@@ -160,13 +182,13 @@ class _Composer:
         self.expansion = 0
 
     def run(self) -> None:
-        events = self._events()
+        events: Iterator[Any] = iter(yaml.parse(self.document.source.text, Loader=_FAST))
         try:
             for event in events:
                 if isinstance(event, yaml.DocumentStartEvent):
                     if self.document.root is not None:
-                        mark = event.start_mark.index
-                        self.document.report_at(mark, mark + 3, "a second document", code="yaml", hint="one per file")
+                        end = _end_of(event)
+                        self.document.report_at(end - 3, end, "a second document", code="yaml", hint="one per file")
                         return
                     self.document.root = self._node(next(events), events, 0)
         except _Stop:
@@ -174,9 +196,6 @@ class _Composer:
         except yaml.YAMLError as error:
             self.document.root = None
             self._report_syntax(error)
-
-    def _events(self) -> Iterator[Any]:
-        return iter(yaml.parse(self.document.source.text, Loader=_FAST))
 
     def _node(self, event: Any, events: Iterator[Any], depth: int) -> Node:
         start, end = event.start_mark.index, event.end_mark.index
@@ -231,10 +250,11 @@ class _Composer:
         return node
 
     def _list(self, events: Iterator[Any], start: int, depth: int) -> tuple[ListNode, int]:
-        items, size = [], 1
+        items: list[Node] = []
+        size = 1
         for event in events:
             if isinstance(event, yaml.SequenceEndEvent):
-                return ListNode(start, event.end_mark.index, items), size
+                return ListNode(start, _end_of(event), items), size
             items.append(self._node(event, events, depth + 1))
             size += self.sizes[id(items[-1])]
         raise _Stop  # the parser always ends what it began
@@ -244,7 +264,7 @@ class _Composer:
         size = 1
         for event in events:
             if isinstance(event, yaml.MappingEndEvent):
-                return MapNode(start, event.end_mark.index, entries), size
+                return MapNode(start, _end_of(event), entries), size
             key = self._node(event, events, depth + 1)
             value = self._node(next(events), events, depth + 1)
             size += self.sizes[id(key)] + self.sizes[id(value)]
@@ -275,7 +295,7 @@ class _Composer:
     def _scalar(self, event: Any, start: int, end: int) -> Scalar:
         style = event.style or ""
         node = Scalar(start, end, event.value, style, event.value)
-        if style == "" and not (getattr(event, "tag", None) == "!"):
+        if style == "" and getattr(event, "tag", None) != "!":
             node.value = self._resolve(node)
             if isinstance(node.value, str):
                 self._report_lost_end(node)
@@ -292,17 +312,22 @@ class _Composer:
             return text
         for pattern, reading in _YAML_1_1:
             if pattern.fullmatch(text):
-                self.document.report(
-                    node,
-                    f"{text!r} is {'a number' if _INTEGER.fullmatch(text) else 'text'} in YAML 1.2, "
-                    f"but {reading} to YAML 1.1 tools",
+                what = "a number" if _INTEGER.fullmatch(text) else "text"
+                self.document.ambiguous[node.start] = self.document.source.diagnostic(
+                    node.start,
+                    node.end,
+                    f"{text!r} is {what} in YAML 1.2, but {reading} to YAML 1.1 tools",
                     code="yaml-1.1",
                     hint="quote it if text is meant",
-                    warning=True,
+                    severity="warning",
                 )
                 break
         if _INTEGER.fullmatch(text):
-            return int(text, 0) if text[:2] in ("0o", "0x") else int(text)
+            number = int(text, 0) if text[:2] in ("0o", "0x") else int(text)
+            if abs(number) >= MOST_INTEGER:
+                self.document.report(node, "this number is too large", code="number", hint="quote it if text is meant")
+                return 0
+            return number
         if _SPECIAL_FLOAT.fullmatch(text) or (_FLOAT.fullmatch(text) and not math.isfinite(float(text))):
             self.document.report(node, f"{text!r} is not a finite number", code="number")
             return 0.0
@@ -363,56 +388,41 @@ def _advise(source: SourceText, offset: int) -> tuple[str, int]:
     return "", offset
 
 
-_BLOCK_STYLES = ("|", ">")
-_ESCAPES = {"0": 1, "a": 1, "b": 1, "t": 1, "\t": 1, "n": 1, "v": 1, "f": 1, "r": 1, "e": 1, " ": 1, '"': 1, "/": 1}
-_ESCAPES |= {"\\": 1, "N": 1, "_": 1, "L": 1, "P": 1, "x": 3, "u": 5, "U": 9}
+_LINE_END = re.compile(r"\r\n|\n|\r")
+_UNITS = {
+    '"': re.compile(r"\\(?:\r\n|x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|[\s\S])|\S"),
+    "'": re.compile(r"''|\S"),
+}
+"""One match for each character of a value that is not white space (and for escapes that are)."""
+_WHITE_ESCAPES = frozenset("\r\n\t tnvfrN_LP")
 
 
-def _locate(text: str, scalar: Scalar, offset: int) -> int:
-    """Walk value and file side by side over non-white characters (see LANGUAGE: positions)."""
-    position = scalar.start
-    if scalar.style in _BLOCK_STYLES:
-        header_end = text.find("\n", position)
-        position = scalar.end if header_end < 0 else header_end + 1
-    elif scalar.style in ("'", '"'):
-        position += 1
-    value, index, last = scalar.text, 0, position
-    while index < offset and index < len(value):
-        if value[index].isspace() and not (scalar.style == '"' and text[position : position + 1] == "\\"):
-            index += 1
-            continue
-        while position < scalar.end and text[position].isspace():
-            position += 1
-        width, chars = _raw_width(text, position, scalar.style)
-        if chars == 0:
-            position += width
-            continue
-        position += width
-        index += chars
-        last = position
-    return _skip_to(text, scalar, value, index, last)
+def _find_positions(text: str, scalar: Scalar) -> list[int]:
+    """Return where each character of a value stands in the file, and last where the value ends.
+
+    Value and file hold the same characters in the same order, white space aside: decoding folds, indents and drops
+    that only. So the n-th that is not white is the n-th that is not white, and white space is put after it.
+    """
+    start, end = scalar.start, scalar.end
+    if scalar.style in ("|", ">"):
+        header_end = _LINE_END.search(text, start)
+        start = min(end, header_end.end()) if header_end else end
+    elif scalar.style:
+        start, end = start + 1, end - 1
+    units = re.compile(r"\S") if scalar.style not in _UNITS else _UNITS[scalar.style]
+    found = (match.span() for match in units.finditer(text, start, end) if not _is_white_escape(match.group()))
+    positions, after = [], start
+    for char in scalar.text:
+        if char.isspace():
+            positions.append(after)
+            after = min(after + 1, end)
+        else:
+            first, after = next(found, (end, end))
+            positions.append(first)
+    return [*positions, min(after, end)]
 
 
-def _skip_to(text: str, scalar: Scalar, value: str, index: int, position: int) -> int:
-    """Return where the character at `index` stands, given that everything before it ends at `position`."""
-    if index < len(value) and not value[index].isspace():
-        while position < scalar.end:
-            if text[position].isspace():
-                position += 1
-            elif scalar.style == '"' and text[position] == "\\" and text[position + 1 : position + 2] in "\r\n":
-                position += 2
-            else:
-                break
-    return min(position, scalar.end)
-
-
-def _raw_width(text: str, position: int, style: str) -> tuple[int, int]:
-    """Return how many file characters stand for how many value characters at `position`."""
-    if style == "'" and text[position : position + 2] == "''":
-        return 2, 1
-    if style == '"' and text[position : position + 1] == "\\":
-        escape = text[position + 1 : position + 2]
-        if escape in ("\n", "\r"):
-            return 2, 0
-        return 1 + _ESCAPES.get(escape, 1), 1
-    return 1, 1
+def _is_white_escape(unit: str) -> bool:
+    if len(unit) < 2 or unit[0] != "\\":
+        return False
+    return unit[1] in _WHITE_ESCAPES or (len(unit) > 3 and chr(int(unit[2:], 16)).isspace())
