@@ -41,6 +41,7 @@ STOP_WITHIN_S = 10.0
 """How long an interrupted `run` waits for its engines to let go before it returns."""
 
 Listener = Callable[[Event], None]
+ModelSource = Callable[[ModelDeclaration], Model]
 
 
 class Kernel:
@@ -135,11 +136,12 @@ class Kernel:
         for listener in list(self._listeners):
             listener(ModelLoading(0.0, name, fraction))
 
-    def services(self) -> Services:
-        """Return what a run uses of this kernel."""
+    def services(self, model_of: ModelSource | None = None) -> Services:
+        """Return what a run uses of this kernel; its models come from `model_of`, if that is given."""
         self._start()
         assert self._threads is not None
-        return Services(self.registry, self.settings, self.cache, self._threads, self.model_of, self._sub_recipe)
+        models = model_of or self.model_of
+        return Services(self.registry, self.settings, self.cache, self._threads, models, self._sub_recipe)
 
     def _start(self) -> asyncio.AbstractEventLoop:
         with self._lock:
@@ -231,6 +233,7 @@ class RunnableRecipe:
         trace: Path | None = None,
         record: bool = False,
         resume: str | None = None,
+        model_of: ModelSource | None = None,
     ) -> RunResult:
         """Run with options.
 
@@ -241,8 +244,9 @@ class RunnableRecipe:
             trace: a file for the events, as JSON Lines.
             record: keep the trace under the data folder, so that `resume` can name this run.
             resume: the id of a recorded run whose finished steps are used again where nothing they read changed.
+            model_of: gives the models instead of the kernel (in tests); a lock is then not verified.
         """
-        running = self._run(inputs, on_event, cache_mode, trace, record, resume)
+        running = self._run(inputs, on_event, cache_mode, trace, record, resume, model_of)
         result: RunResult = self.kernel.wait(running)
         return result
 
@@ -281,9 +285,11 @@ class RunnableRecipe:
         trace: Path | None = None,
         record: bool = False,
         resume: str | None = None,
+        model_of: ModelSource | None = None,
     ) -> RunResult:
         recipe, settings = self.recipe, self.kernel.settings
-        verify_lock(recipe, self.kernel.model_of)
+        if model_of is None:
+            verify_lock(recipe, self.kernel.model_of)
         runs = settings.data_directory / "runs"
         earlier = find_run(runs, resume) if resume else None
         values = bind_inputs(recipe, {**(read_inputs(earlier) if earlier else {}), **inputs})
@@ -310,7 +316,7 @@ class RunnableRecipe:
             resume=read_records(earlier) if earlier else {},
         )
         try:
-            result = await Run(self.kernel.services(), recipe, values, options).execute()
+            result = await Run(self.kernel.services(model_of), recipe, values, options).execute()
             return _with_trace(result, events)
         except RunError as error:
             error.result = _with_trace(error.result, events)

@@ -222,8 +222,17 @@ class RecordedModel(Model):
             self.recorded[key] = answer.model_dump(mode="json")
         return self.recorded[key]
 
+    @property
+    def context_tokens(self) -> int:
+        if self.inner is not None:
+            self.recorded["context_tokens"] = self.inner.context_tokens
+        return int(self.recorded.get("context_tokens", 4096))
+
     async def count_tokens(self, text: str) -> int:
-        return await self.inner.count_tokens(text) if self.inner else len(text.split())
+        key = "tokens:" + hashlib.sha256(text.encode()).hexdigest()
+        if self.inner is not None:
+            self.recorded[key] = await self.inner.count_tokens(text)
+        return int(self.recorded.get(key, len(text.split())))
 
     def save(self) -> None:
         """Write what was recorded, whole or not at all."""
