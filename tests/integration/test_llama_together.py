@@ -213,3 +213,34 @@ async def test_beams_stop_at_stop_strings_and_refuse_schemas(model: LlamaModel) 
     assert "e" not in completion.text
     with pytest.raises(CapabilityError, match="without schema"):
         await model.generate(ask("Hi", sampling=sampling, json_schema={"type": "string"}))
+
+
+async def test_embeddings_are_unit_vectors_and_close_for_close_texts(model: LlamaModel) -> None:
+    texts = ["The cat sits on the mat.", "A cat is sitting on a mat.", "Quarterly revenue fell by 3%."]
+    vectors = await model.embed(texts)
+    assert vectors.shape == (3, 576)
+    assert vectors.dtype == np.float32
+    assert np.linalg.norm(vectors, axis=1) == pytest.approx([1, 1, 1], abs=1e-4)
+    assert vectors[0] @ vectors[1] > vectors[0] @ vectors[2]
+    assert (await model.embed([])).shape == (0, 576)
+    again = await model.embed(texts[:1])
+    assert np.allclose(again[0], vectors[0], atol=1e-3)
+
+
+async def test_texts_beyond_the_context_are_cut_and_it_is_said(
+    model: LlamaModel, caplog: pytest.LogCaptureFixture
+) -> None:
+    vectors = await model.embed(["word " * 1500])
+    assert vectors.shape == (1, 576)
+    assert "1 of 1 texts were too long" in caplog.text
+
+
+async def test_an_empty_text_cannot_be_embedded(model: LlamaModel) -> None:
+    with pytest.raises(ModelError, match="text 1 to embed is empty"):
+        await model.embed(["something", ""])
+
+
+async def test_embedding_and_writing_go_on_side_by_side(model: LlamaModel) -> None:
+    vectors, (completion,) = await asyncio.gather(model.embed(["a b c"] * 4), model.generate(ask("Name a fruit.")))
+    assert vectors.shape == (4, 576)
+    assert completion.text

@@ -40,6 +40,10 @@ class Words:
     def control(self) -> frozenset[int]:
         return frozenset(range(len(self.control_texts)))
 
+    @property
+    def special(self) -> frozenset[int]:
+        return self.control
+
     def flags(self, token: int) -> int:
         return self.attributes.get(self.texts[token], 0)
 

@@ -11,6 +11,7 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import json
+import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 
 DEFAULT_CONTEXT_TOKENS = 8192
 DISTRIBUTION = "llama-cpp-python"
+LOG = logging.getLogger("gristmill.llama")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,7 @@ class LlamaModel(Model):
     """A GGUF model that llama.cpp runs in a process of its own, started by the first call that needs it."""
 
     capabilities: frozenset[Capability] = frozenset(
-        {"generate", "score", "schema", "logprobs", "adapters", "beam", "sessions", "members"}
+        {"generate", "score", "schema", "logprobs", "adapters", "beam", "sessions", "members", "embed"}
     )
 
     def __init__(self, options: LlamaOptions) -> None:
@@ -159,6 +161,20 @@ class LlamaModel(Model):
             return Scores(logprobs=())
         result = await self._call({"op": "score", "request": self._wire(request)})
         return Scores(logprobs=tuple(result["logprobs"]), prompt_tokens=result["prompt_tokens"])
+
+    async def embed(self, texts: Sequence[str]) -> np.ndarray:
+        import numpy as np
+
+        for text in texts:
+            self._check_text(text)
+        engine = await self._running_engine()
+        frame = await engine.call({"op": "embed", "texts": list(texts)})
+        result = frame.message["result"]
+        if result["n_cut"]:
+            LOG.warning(
+                "%s: %d of %d texts were too long and cut before embedding", self.name, result["n_cut"], len(texts)
+            )
+        return np.frombuffer(frame.blob, np.float32).reshape(result["shape"])
 
     async def count_tokens(self, text: str) -> int:
         self._check_text(text)

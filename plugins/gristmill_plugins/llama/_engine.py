@@ -21,6 +21,7 @@ from typing import Any, BinaryIO
 from gristmill import BusyError, GenerateRequest, GristmillError, ModelError, ScoreRequest
 from gristmill_plugins.llama import _native, _protocol
 from gristmill_plugins.llama._beam import BeamJob
+from gristmill_plugins.llama._embed import TextEmbedder
 from gristmill_plugins.llama._jobs import GenerateJob, Reading, Report, ScoreJob
 from gristmill_plugins.llama._prompt import PromptTokenizer
 from gristmill_plugins.llama._renderer import PromptRenderer
@@ -103,6 +104,7 @@ class Engine:
         self._model = _native.NativeModel(params, shown)
         adapters = {name: self._model.load_adapter(name, path) for name, path in options["adapters"].items()}
         self._context = Backend(self._model, params, adapters)
+        self._embedder = TextEmbedder(self._model, params, context_tokens=self._context_tokens)
         vocabulary = self._model.vocabulary
         self._tokenizer = PromptTokenizer(vocabulary, model=self._path, template=options["template"])
         self._renderer = PromptRenderer(
@@ -126,11 +128,15 @@ class Engine:
 
     @property
     def idle(self) -> bool:
-        return self._scheduler.idle
+        """Whether nothing is to be computed."""
+        return self._scheduler.idle and self._embedder.idle
 
     def step(self) -> None:
-        """Decode one batch."""
-        self._scheduler.step()
+        """Decode one batch and embed one text."""
+        if not self._scheduler.idle:
+            self._scheduler.step()
+        if not self._embedder.idle:
+            self._embedder.step()
 
     def handle(self, frame: _protocol.Frame) -> None:
         """Begin what a message asks for; an error is the answer to that message alone."""
@@ -227,6 +233,15 @@ class Engine:
         job = ScoreJob(prompt, choices, adapters=request.adapters, model=self._path, report=report)
         self._begin(message["id"], job)
 
+    def _do_embed(self, message: dict[str, Any]) -> None:
+        request = message["id"]
+
+        def done(rows: Floats, n_cut: int) -> None:
+            result = {"shape": list(rows.shape), "n_cut": n_cut}
+            self._wire.send({"id": request, "event": "done", "result": result}, rows.tobytes())
+
+        self._embedder.add(request, message["texts"], done, lambda error: self._send_error(request, error))
+
     def _do_count(self, message: dict[str, Any]) -> None:
         n_tokens = len(self._tokenizer.encode_text(message["text"]))
         self._wire.send({"id": message["id"], "event": "done", "result": {"n_tokens": n_tokens}})
@@ -246,12 +261,17 @@ class Engine:
         self._scheduler.add(job.start())
 
     def _cancel(self, target: int) -> None:
+        self._embedder.drop(target)
         job = self._jobs.pop(target, None) or self._sessions.pop(target, None)
         if job is not None:
             self._scheduler.drop(job)
             job.close()
 
     def _prompt(self, messages: Any) -> list[int]:
+        if not self._context.can_remember:
+            raise ModelError(
+                f"{self._path} is an encoder: it embeds text and writes none", model=self._path, cause="request"
+            )
         ids = self._tokenizer.encode(self._renderer.render(messages))
         if not ids:
             raise ModelError("the prompt is empty", model=self._path, cause="request")

@@ -24,7 +24,6 @@ from gristmill import ModelError
 C: Any = _llama_cpp
 """llama.cpp's C functions; their stubs know Python's arrays but not the pointers into numpy's that we hand over."""
 LOG_LEVEL_WARN, LOG_LEVEL_ERROR = 3, 4
-CONTROL = C.LLAMA_TOKEN_ATTR_CONTROL | C.LLAMA_TOKEN_ATTR_UNKNOWN
 
 
 class NativeLog:
@@ -111,7 +110,13 @@ class Vocabulary:
     @cached_property
     def control(self) -> frozenset[int]:
         """The tokens that text must never become."""
-        return frozenset(np.flatnonzero(self.attributes & CONTROL).tolist())
+        return frozenset(np.flatnonzero(self.attributes & C.LLAMA_TOKEN_ATTR_CONTROL).tolist())
+
+    @cached_property
+    def special(self) -> frozenset[int]:
+        """The tokens that a template may write out: control tokens, and the one for unknown text."""
+        flags = C.LLAMA_TOKEN_ATTR_CONTROL | C.LLAMA_TOKEN_ATTR_UNKNOWN
+        return frozenset(np.flatnonzero(self.attributes & flags).tolist())
 
     def flags(self, token: int) -> int:
         """Return the attribute flags of one token."""
@@ -191,7 +196,7 @@ class NativeModel:
 class NativeContext:
     """The key-value cache and the decoder; sequences live in one cache (`kv_unified`)."""
 
-    def __init__(self, model: NativeModel, params: LoadParams, *, pooled: bool = False) -> None:
+    def __init__(self, model: NativeModel, params: LoadParams, *, pooled: bool = False, mean: bool = False) -> None:
         native = C.llama_context_default_params()
         native.n_ctx = params.n_ctx
         native.n_batch = params.n_batch
@@ -201,6 +206,8 @@ class NativeContext:
         native.kv_unified = True
         native.swa_full = True
         native.embeddings = pooled
+        if mean:
+            native.pooling_type = C.LLAMA_POOLING_TYPE_MEAN
         if params.flash_attention is not None:
             native.flash_attn_type = int(params.flash_attention)
         native.type_k = native.type_v = {"f16": 1, "f32": 0, "q8_0": 8}[params.cache_type]
@@ -213,6 +220,9 @@ class NativeContext:
                 hint="a smaller context_tokens or cache_tokens needs less memory",
             )
         self._memory = C.llama_get_memory(self.pointer)
+        self.can_remember = bool(self._memory)
+        """Whether there is a key-value cache: an encoder has none, and cannot write."""
+        self.pools_nothing: bool = C.llama_pooling_type(self.pointer) == C.LLAMA_POOLING_TYPE_NONE
         self._n_vocab = model.vocabulary.size
         self.n_ctx: int = C.llama_n_ctx(self.pointer)
         self.n_batch: int = C.llama_n_batch(self.pointer)
@@ -262,7 +272,14 @@ class NativeContext:
         return bool(C.llama_memory_seq_rm(self._memory, seq, size, -1))
 
     def clear(self) -> None:
-        C.llama_memory_clear(self._memory, True)
+        """Forget every sequence."""
+        if self.can_remember:
+            C.llama_memory_clear(self._memory, True)
+
+    def close(self) -> None:
+        """Free the native context; nothing else may be called after it."""
+        C.llama_free(self.pointer)
+        self.pointer = None
 
     def apply_adapters(self, adapters: Sequence[tuple[Any, float]]) -> None:
         """Apply exactly these adapters, pointers with scales, to all that is decoded from now on."""

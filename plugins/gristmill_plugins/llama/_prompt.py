@@ -41,6 +41,9 @@ class Vocabulary(Protocol):
     @property
     def control(self) -> frozenset[int]: ...
 
+    @property
+    def special(self) -> frozenset[int]: ...
+
     def flags(self, token: int) -> int: ...
 
     def user_defined(self) -> Iterable[int]: ...
@@ -66,14 +69,19 @@ class PromptTokenizer:
         self._template = template
 
     @cached_property
-    def _by_text(self) -> dict[str, int]:
-        """Text of every token with a meaning of its own in this template, to its id.
+    def _marks(self) -> dict[str, int]:
+        """Text of every user-defined token that this template writes: llama.cpp finds those in any text.
 
-        Some files list role markers as user-defined tokens, which llama.cpp finds in any text.
+        Some files list their role markers so.
         """
-        words = self._vocabulary
-        marks = {words.text(i): i for i in words.user_defined() if (text := words.text(i)) and text in self._template}
-        return marks | {words.text(i): i for i in words.control if words.text(i)}
+        texts = {self._vocabulary.text(token): token for token in self._vocabulary.user_defined()}
+        return {text: token for text, token in texts.items() if text and text in self._template}
+
+    @cached_property
+    def _by_text(self) -> dict[str, int]:
+        """Text of every token with a meaning of its own in this template, to its id."""
+        texts = {self._vocabulary.text(token): token for token in self._vocabulary.special}
+        return self._marks | {text: token for text, token in texts.items() if text}
 
     @cached_property
     def _pattern(self) -> re.Pattern[str] | None:
@@ -119,7 +127,7 @@ class PromptTokenizer:
 
     @cached_property
     def _forbidden(self) -> frozenset[int]:
-        return frozenset(self._by_text.values()) | self._vocabulary.control
+        return self._vocabulary.control.union(self._marks.values())
 
     def _parts(self, segments: Iterable[Segment]) -> Iterable[str | _Cut]:
         """Yield text and control tokens in order; only trusted text is searched for them."""
