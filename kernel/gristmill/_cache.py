@@ -229,7 +229,7 @@ class PromptCache:
         *,
         keep: Callable[[Any], bool] = _keep_all,
     ) -> list[Answer]:
-        """Return an answer for each key. `compute` is called at most once, with the distinct keys that are missing.
+        """Return an answer for each key. `compute` is given the distinct keys that are missing, all at once.
 
         Tasks of one event loop that ask for the same key at the same time compute it once. An error reaches all
         who wait for that computation and is not stored; when the task that computes is cancelled, one of the

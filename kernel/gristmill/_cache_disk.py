@@ -38,7 +38,7 @@ class EntryDisk(diskcache.Disk):
             raise OSError("the row's key is not text")
         return key
 
-    def store(self, value: Any, read: bool, key: Any = None) -> tuple[int, int, None, bytes]:  # noqa: ARG002
+    def store(self, value: Any, read: bool, key: Any = None) -> tuple[int, int, None, bytes]:
         """Return the value's columns: size of its file (none), mode, file name (none), bytes."""
         if read or type(value) is not bytes:
             raise TypeError(f"an entry is packed bytes, not {type(value).__name__}")
@@ -50,7 +50,7 @@ class EntryDisk(diskcache.Disk):
             raise OSError("the row is not an entry of this cache")
         return value
 
-    def filename(self, key: Any = None, value: Any = None) -> NoReturn:  # noqa: ARG002
+    def filename(self, key: Any = None, value: Any = None) -> NoReturn:
         """Refuse: no entry lies in a file of its own."""
         raise OSError("an entry is never a file of its own")
 
