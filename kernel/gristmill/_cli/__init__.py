@@ -1,6 +1,6 @@
 """The command line's entry: runs a command, shows errors as a user should see them, and sets the exit code.
 
-0 done; 1 a run failed; 2 wrong use or an invalid recipe; 130 interrupted. An error that gristmill did not foresee
+0 done; 1 a run failed; 2 wrong use or an invalid recipe; 130 interrupted (typer's). An error that gristmill did not foresee
 keeps its traceback: it is a bug.
 """
 
@@ -24,9 +24,3 @@ def main() -> None:
     except GristmillError as error:
         print(f"gristmill: error: {error}" if str(error).count("\n") < 3 else str(error), file=sys.stderr)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("gristmill: interrupted", file=sys.stderr)
-        sys.exit(130)
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output is gone, and Python would complain at exit
-        sys.exit(1)

@@ -7,6 +7,7 @@ hold every character but the white space at their edges), and packing never cuts
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -78,7 +79,7 @@ class TextPlugin:
         """Return the pieces of a text, in order; empty ones are left out."""
         if size < 1 or not 0 <= overlap < size:
             raise FunctionError(f"size is 1 or more and overlap from 0 below it: size={size}, overlap={overlap}")
-        starts = [match.end() for match in _STARTS[by].finditer(text)]
+        starts = list(_starts(text, by))
         pieces = []
         for first in range(0, len(starts), size - overlap):
             last = first + size
@@ -140,14 +141,28 @@ class TextPlugin:
         ]
 
 
-# Where each unit begins: every pattern ends right before its first character, and runs in linear time.
+# Matches, of no width, where a unit begins; each in linear time.
 _STARTS = {
     "chars": re.compile(r"(?=.)", re.DOTALL),
     "words": re.compile(r"(?<!\S)(?=\S)"),
-    "lines": re.compile(r"^(?=[^\S\n]*\S)", re.MULTILINE),
-    "paragraphs": re.compile(r"(?:\A|\n[ \t\r]*\n)\s*(?=\S)"),
     "sentences": re.compile(r"(?:\A\s*|(?<=[.!?])\s+)(?=\S)"),
 }
+
+
+def _starts(text: str, unit: str) -> Iterator[int]:
+    """Yield the offset of each unit's first character."""
+    if unit in _STARTS:
+        yield from (match.end() for match in _STARTS[unit].finditer(text))
+        return
+    offset, after_blank = 0, True
+    for line in text.split("\n"):
+        if line.strip():
+            if unit == "lines" or after_blank:
+                yield offset + len(line) - len(line.lstrip())
+            after_blank = False
+        else:
+            after_blank = True
+        offset += len(line) + 1
 
 
 def _search(pattern: str, text: str, ignore_case: bool) -> list[dict[str, Any]]:
