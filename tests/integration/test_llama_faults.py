@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -171,7 +172,7 @@ async def test_a_file_truncated_while_it_is_mapped_is_an_error(tmp_path: Path) -
     shutil.copy(_files.resolve("smollm2", sha256=None), path)
     model = declare(model=str(path), threads=1)
     try:
-        await model.count_tokens("load it")
+        await model.generate(ask("Load it"))
         os.truncate(path, 4096)
         with pytest.raises(ModelError, match=r"model\.gguf") as caught:
             await model.generate(ask("Hello " * 50, sampling=Sampling(max_tokens=20)))
@@ -181,6 +182,31 @@ async def test_a_file_truncated_while_it_is_mapped_is_an_error(tmp_path: Path) -
         assert caught.value.cause == "file"
     finally:
         await model.close()
+
+
+async def test_a_prompt_of_ten_megabytes_is_refused_at_once(model: LlamaModel) -> None:
+    before = time.monotonic()
+    with pytest.raises(ModelError, match=r"at least .* tokens"):
+        await model.generate(ask("a" * 10_000_000))
+    assert time.monotonic() - before < 2
+
+
+async def test_a_context_larger_than_memory_is_refused_before_it_is_asked_for() -> None:
+    with pytest.raises(ModelError, match=r"needs [\d.]+ GB for a cache of 100000000 tokens") as caught:
+        await LlamaPlugin().llama(context_tokens=100_000_000).generate(ask("Hello"))
+    assert caught.value.cause == "load"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts in /proc")
+async def test_loading_again_and_again_leaks_nothing() -> None:
+    counts = []
+    for _ in range(4):
+        model = declare()
+        await model.count_tokens("hello")
+        await model.close()
+        await asyncio.sleep(0.1)
+        counts.append((len(os.listdir("/proc/self/fd")), threading.active_count()))
+    assert counts[0] == counts[-1]
 
 
 HOST = """

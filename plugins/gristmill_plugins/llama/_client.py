@@ -38,7 +38,7 @@ from gristmill._errors import suggest
 from gristmill._jsonschema import problems
 from gristmill._models import Capability, OnDelta
 from gristmill_plugins.llama import _files, _gguf, _grammar, _probe, _template
-from gristmill_plugins.llama._machine import default_threads
+from gristmill_plugins.llama._machine import cache_bytes, default_threads, free_bytes
 from gristmill_plugins.llama._process import EngineProcess
 
 if TYPE_CHECKING:
@@ -243,6 +243,20 @@ class LlamaModel(Model):
             raise self._refusal("the prompt is empty")
         for text in (*contents, *texts):
             self._check_text(text)
+        self._check_length(contents)
+
+    def _check_length(self, texts: Iterable[str]) -> None:
+        """Refuse at once what cannot fit however it is tokenised: ten megabytes would take 13 seconds."""
+        least = sum(map(len, texts)) // self._longest_token
+        if least >= self.context_tokens:
+            raise self._refusal(
+                f"the prompt takes at least {least} tokens, and the context of {self.name} holds {self.context_tokens}",
+                hint="shorten the prompt, or declare the model with more context_tokens",
+            )
+
+    @cached_property
+    def _longest_token(self) -> int:
+        return max(map(len, self._header.tokens), default=1) or 1
 
     def _check_text(self, text: str) -> None:
         try:
@@ -325,11 +339,23 @@ class LlamaModel(Model):
         header = _gguf.check_model(self._path)
         for adapter in self._options.adapters.values():
             _gguf.check_adapter(Path(adapter.path), header)
+        needed = cache_bytes(header.metadata, header.architecture, self._cache_tokens)
+        if (free := free_bytes()) is not None and needed > free:
+            raise ModelError(
+                f"{self.name} needs {needed / 1e9:.1f} GB for a cache of {self._cache_tokens} tokens, and "
+                f"{free / 1e9:.1f} GB of memory are free",
+                model=self.name,
+                cause="load",
+                hint="declare the model with fewer context_tokens or cache_tokens, or close other models",
+            )
         return header
+
+    @property
+    def _cache_tokens(self) -> int:
+        return max(self.context_tokens, self._options.cache_tokens or DEFAULT_CONTEXT_TOKENS)
 
     def _load_message(self, header: _gguf.GGUFHeader, attempt: _probe.Attempt) -> dict[str, Any]:
         options = self._options
-        cache_tokens = max(self.context_tokens, options.cache_tokens or DEFAULT_CONTEXT_TOKENS)
         return {
             "op": "load",
             "path": str(self._path),
@@ -344,7 +370,7 @@ class LlamaModel(Model):
             "probe": attempt.probe,
             "params": {
                 "path": str(self._path),
-                "n_ctx": cache_tokens,
+                "n_ctx": self._cache_tokens,
                 "n_seq_max": min(2 * options.max_running, 255) + 1,
                 "n_threads": options.threads or default_threads(),
                 "gpu_layers": None if options.gpu_layers == "auto" else options.gpu_layers,

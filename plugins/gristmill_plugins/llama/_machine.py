@@ -1,11 +1,18 @@
-"""How many threads this process may keep busy. It decides nothing else about the machine."""
+"""What this machine has to give a model: threads and memory. It reads numbers and decides nothing.
+
+Invariant: a number that the system does not tell is None, or the most careful guess.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+HALF_BYTES = 2
 
 
 def default_threads() -> int:
@@ -42,3 +49,36 @@ def _cpu_share() -> float | None:
         quota, _, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").partition(" ")
         return int(quota) / int(period)
     return None
+
+
+def free_bytes() -> int | None:
+    """Return how much memory could be given to a new process without swapping; None where nobody says."""
+    with contextlib.suppress(OSError, ValueError):
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return min(int(line.split()[1]) << 10, _container_free_bytes())
+    return None
+
+
+def _container_free_bytes() -> int:
+    """Return what is left of the container's limit, or a very large number where there is none."""
+    group = Path("/sys/fs/cgroup")
+    with contextlib.suppress(OSError, ValueError):
+        limit = int((group / "memory.max").read_text(encoding="ascii"))
+        return max(0, limit - int((group / "memory.current").read_text(encoding="ascii")))
+    return 1 << 62
+
+
+def cache_bytes(metadata: Mapping[str, Any], architecture: str, n_tokens: int) -> int:
+    """Estimate the size of a key-value cache in half precision; 0 where the file does not say enough."""
+
+    def number(key: str) -> int:
+        value = metadata.get(f"{architecture}.{key}", 0)
+        values = value if isinstance(value, list | tuple) else (value,)
+        return max((item for item in values if isinstance(item, int)), default=0)
+
+    n_heads = number("attention.head_count") or 1
+    n_kv_heads = number("attention.head_count_kv") or n_heads
+    width = number("embedding_length") // n_heads
+    per_head = (number("attention.key_length") or width) + (number("attention.value_length") or width)
+    return number("block_count") * n_kv_heads * per_head * HALF_BYTES * n_tokens
