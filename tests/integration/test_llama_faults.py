@@ -172,10 +172,10 @@ async def test_a_file_truncated_while_it_is_mapped_is_an_error(tmp_path: Path) -
     shutil.copy(_files.resolve("smollm2", sha256=None), path)
     model = declare(model=str(path), threads=1)
     try:
-        await model.generate(ask("Load it"))
+        task = await begin(model)
         os.truncate(path, 4096)
-        with pytest.raises(ModelError, match=r"model\.gguf") as caught:
-            await model.generate(ask("Hello " * 50, sampling=Sampling(max_tokens=20)))
+        with pytest.raises(ModelError, match=r"model\.gguf died \(SIGBUS\)") as caught:
+            await task
         assert caught.value.cause == "died"
         with pytest.raises(ModelError) as caught:
             await model.generate(ask("Hello"))
@@ -207,6 +207,23 @@ async def test_loading_again_and_again_leaks_nothing() -> None:
         await asyncio.sleep(0.1)
         counts.append((len(os.listdir("/proc/self/fd")), threading.active_count()))
     assert counts[0] == counts[-1]
+
+
+async def test_a_file_that_is_replaced_is_loaded_again(tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    source = _files.resolve("smollm2", sha256=None)
+    shutil.copy(source, path)
+    model = declare(model=str(path))
+    try:
+        await model.generate(ask("Hello"))
+        first, pid = model.fingerprint, model.engine_pid
+        shutil.copy(source, tmp_path / "new.gguf")
+        os.replace(tmp_path / "new.gguf", path)
+        await model.generate(ask("Hello"))
+        assert model.fingerprint == first
+        assert model.engine_pid != pid
+    finally:
+        await model.close()
 
 
 HOST = """

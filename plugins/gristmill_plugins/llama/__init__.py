@@ -6,13 +6,13 @@ cheap; its first call pays.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from gristmill import ModelFile, model_provider
+from gristmill import DoctorLine, ModelFile, model_provider
 
 if TYPE_CHECKING:
     from gristmill import Model
@@ -73,6 +73,20 @@ class LlamaPlugin:
                 use_mmap=use_mmap,
             )
         )
+
+    def doctor(self) -> list[DoctorLine]:
+        """Return what `gristmill doctor` says of llama.cpp and its model files."""
+        from gristmill_plugins.llama._doctor import examine
+
+        return list(examine())
+
+    def pull_model(
+        self, name: str, *, sha256: str | None = None, on_progress: Callable[[int, int | None], None]
+    ) -> Path:
+        """Fetch an `hf:` file into the store, for `gristmill model pull`."""
+        from gristmill_plugins.llama._files import pull
+
+        return pull(name, sha256=sha256, on_progress=on_progress)
 
 
 def _adapter_fields(spec: AdapterSpec) -> dict[str, Any]:

@@ -84,6 +84,8 @@ class LlamaModel(Model):
     def __init__(self, options: LlamaOptions) -> None:
         self._options = options
         self._engine: EngineProcess | None = None
+        self._loaded: object = None
+        """The state of the file that the engine has loaded."""
         self._starting = asyncio.Lock()
         self._records = _probe.ProbeRecords()
         self.loading: float | None = None
@@ -309,8 +311,10 @@ class LlamaModel(Model):
 
     def _usable_engine(self) -> EngineProcess | None:
         engine = self._engine
-        usable = engine is not None and engine.usable and engine.loop is asyncio.get_running_loop()
-        return engine if usable else None
+        if engine is None or not engine.usable or engine.loop is not asyncio.get_running_loop():
+            return None
+        # A file that was replaced has another fingerprint than the weights in memory: load again.
+        return engine if self._header.identity == self._loaded else None
 
     async def _start(self) -> EngineProcess:
         """Check the files and load them; where the fast kernels crash, once more without them."""
@@ -331,6 +335,7 @@ class LlamaModel(Model):
                 continue
             finally:
                 self.loading = None
+            self._loaded = header.identity
             if attempt.probe:
                 self._records.put(key, attempt.use_extra_bufts)
             return engine

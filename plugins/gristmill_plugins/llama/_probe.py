@@ -69,6 +69,10 @@ class ProbeRecords:
         with contextlib.suppress(OSError):
             write_atomically(self._path, json.dumps(records, indent=1, sort_keys=True).encode())
 
+    def any_broken(self) -> bool:
+        """Tell whether any build was found to crash with the extra buffer types."""
+        return False in self._read().values()
+
     def _read(self) -> dict[str, object]:
         try:
             records = json.loads(self._path.read_text(encoding="utf-8"))
