@@ -16,7 +16,6 @@ has to see the others.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
@@ -122,7 +121,7 @@ MAX_REPEATS = 10_000
 MAX_ENUM = 1000
 NUMBER_DIGITS = 15
 FRACTION_DIGITS = 6
-"""Digits behind the point that a `number` with bounds has, unless its bounds have more."""
+"""The most digits behind the point that a `number` with bounds has, unless its bounds have nearly as many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +197,7 @@ def scaled_bounds(schema: Schema, *, digits: int) -> tuple[int | None, int | Non
 
 def number_range(schema: Schema, *, integer: bool) -> tuple[int, int, int]:
     """Return (least, greatest, digits) of what is generated for a bounded number, in units of 10**-digits."""
-    digits = 0 if integer else max([FRACTION_DIGITS, *map(_digits_behind_point, _bounds_of(schema))])
+    digits = 0 if integer else _fraction_digits(schema)
     low, high = scaled_bounds(schema, digits=digits)
     most = 10**NUMBER_DIGITS - 1
     # A bound beyond what is generated anyway moves the other end: "at least 10**20" still describes something.
@@ -207,8 +206,17 @@ def number_range(schema: Schema, *, integer: bool) -> tuple[int, int, int]:
     return (floor if low is None else low), (ceiling if high is None else high), digits
 
 
-def _bounds_of(schema: Schema) -> list[Any]:
-    return [schema[key] for key in _BY_TYPE["number"] if key in schema]
+def _fraction_digits(schema: Schema) -> int:
+    bounds = [schema[key] for key in _BY_TYPE["number"] if key in schema]
+    written = max(map(_digits_behind_point, bounds))
+    # Two more than the bounds have, so that something lies between 1e-9 and 2e-9; and with the digits before the
+    # point no more than 15, or a numeral just inside a bound is read as the bound itself.
+    wanted = max(FRACTION_DIGITS, written, min(written + 2, NUMBER_DIGITS))
+    return min(wanted, max(0, NUMBER_DIGITS - max(map(_digits_before_point, bounds))))
+
+
+def _digits_before_point(value: Any) -> int:
+    return len(str(int(abs(value)))) if abs(value) >= 1 else 0
 
 
 def _digits_behind_point(value: Any) -> int:
@@ -263,9 +271,19 @@ def read_schema(written: Any) -> tuple[dict[str, Any], list[SchemaProblem]]:
     found: list[SchemaProblem] = []
     schema = _expand_fields(written, (), found)
     if not found:
-        # What short forms expand to is sound by construction, except its size and the schemas inside it.
-        found = [SchemaProblem(problem.path, problem.message) for problem in problems(schema)]
+        found = [SchemaProblem(_as_written(written, each.path), each.message) for each in problems(schema)]
     return schema, found
+
+
+def _as_written(written: Any, path: Path) -> Path:
+    """Return where a place in the expanded schema stands in the short form."""
+    if not path or is_json_schema(written):
+        return path
+    if isinstance(written, Mapping) and path[0] == "properties" and len(path) > 1:
+        return (path[1], *_as_written(written.get(path[1]), path[2:]))
+    if isinstance(written, list) and path[0] == "items":
+        return (0, *_as_written(written[0], path[1:]))
+    return ()
 
 
 def expand_short_form(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -572,13 +590,16 @@ def _literal_problems(schema: Schema, path: Path) -> Iterator[SchemaProblem]:
 
 
 def _range_problems(schema: Schema, path: Path, *, integer: bool) -> Iterator[SchemaProblem]:
-    low, high, digits = number_range(schema, integer=integer)
-    keyword = next(key for key in schema if key in _BY_TYPE["number"])
-    if digits > NUMBER_DIGITS:
-        yield SchemaProblem((*path, keyword), f"bounds may have {NUMBER_DIGITS} digits behind the point, not {digits}")
-    elif low > high:
+    bounds = {key: schema[key] for key in schema if key in _BY_TYPE["number"]}
+    for keyword, bound in bounds.items():
+        if not integer and (abs(bound) >= 10**NUMBER_DIGITS or _digits_behind_point(bound) > NUMBER_DIGITS):
+            many = f"more than {NUMBER_DIGITS} digits before or behind the point"
+            yield SchemaProblem((*path, keyword), f"{_shown(bound)} has {many}, which a number is not generated with")
+            return
+    low, high, _ = number_range(schema, integer=integer)
+    if low > high:
         kind = "integer" if integer else "number"
-        yield SchemaProblem((*path, keyword), f"no {kind} lies within the bounds")
+        yield SchemaProblem((*path, next(iter(bounds))), f"no {kind} lies within the bounds")
 
 
 def _object_problems(schema: Schema, path: Path) -> Iterator[SchemaProblem]:
@@ -692,9 +713,7 @@ def _is_count(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    return math.isfinite(value) if isinstance(value, float) else abs(value) < 10**30
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 10**30
 
 
 def _is_types(value: Any) -> bool:

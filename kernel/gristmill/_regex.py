@@ -229,7 +229,7 @@ class _Parser:
         letter = self.peek()
         self.position += 1
         if letter == "":
-            raise self.fail("a backslash ends the pattern", 1)
+            raise self.fail("a backslash ends the pattern", 2)
         if letter in "dDwWsS":
             return _class_escape(letter)
         if letter in "xu":

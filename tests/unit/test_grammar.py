@@ -6,18 +6,23 @@ texts of a grammar and tells whether a grammar accepts a text.
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import random
 import re
+import uuid
 from collections.abc import Iterator
+from datetime import datetime
+from decimal import Decimal
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from gristmill import _jsonschema
-from gristmill_plugins.llama._grammar import to_gbnf
+from gristmill import _jsonschema, _regex
+from gristmill_plugins.llama._grammar import regex_to_gbnf, to_gbnf
 
 TOKEN = re.compile(r'\s*(?:(?P<name>[a-z][a-z0-9-]*)|(?P<text>"(?:[^"\\]|\\.)*")|(?P<set>\[(?:[^\]\\]|\\.)*\])'
                    r"|(?P<repeat>\{\d+(?:,\d*)?\}|[*+?])|(?P<mark>[()|]))")  # fmt: skip
@@ -29,7 +34,7 @@ class Gbnf:
 
     def __init__(self, grammar: str) -> None:
         self.rules: dict[str, Any] = {}
-        for line in grammar.splitlines():
+        for line in grammar.rstrip("\n").split("\n"):
             name, body = line.split(" ::= ", 1)
             tokens: list[tuple[str, str]] = []
             while body.strip():
@@ -257,3 +262,255 @@ def test_what_a_schemas_grammar_generates_parses_and_validates(schema: Any, shar
         assert not re.search(r"[\x00-\x1f]|  ", re.sub(r'"(?:[^"\\]|\\.)*"', "", text)), text
         if len(text) < 200:
             assert grammar.accepts(text)
+
+
+@pytest.mark.parametrize("schema", [{"type": kind} for kind in _jsonschema.TYPES] + [{}, {"additionalProperties": {}}])
+def test_every_type_generates_json_of_that_type(schema: Any) -> None:
+    grammar, chance = grammar_of(schema), random.Random(1)
+    for _ in range(200):
+        validator(schema).validate(json.loads(grammar.sample(chance)))
+
+
+@pytest.mark.parametrize("name", sorted(_jsonschema.FORMATS))
+def test_a_format_generates_nothing_outside_it(name: str) -> None:
+    grammar, chance = grammar_of({"type": "string", "format": name}), random.Random(2)
+    for _ in range(500):
+        value = json.loads(grammar.sample(chance))
+        validator({"format": name}).validate(value)
+        if name in ("date", "date-time"):
+            datetime.fromisoformat(value)
+        if name == "time":
+            datetime.fromisoformat(f"2000-01-01T{value}")
+        if name == "uuid":
+            assert str(uuid.UUID(value)) == value
+        if name == "ipv4":
+            ipaddress.IPv4Address(value)
+        if name == "email":
+            assert re.fullmatch(r"[\w+.-]+@[A-Za-z0-9-]+(\.[A-Za-z]+)+", value, re.ASCII)
+
+
+@pytest.mark.parametrize(
+    ("name", "accepted", "refused"),
+    [
+        ("date", ["2024-02-29", "2000-02-29", "1999-12-31"], ["2023-02-29", "1900-02-29", "2024-02-30", "2024-13-01"]),
+        ("time", ["23:59:59Z", "00:00:00.5+05:30"], ["24:00:00Z", "12:00:00", "12:60:00Z"]),
+        ("date-time", ["2024-02-29T10:00:00Z"], ["2023-02-29T10:00:00Z", "2024-02-28 10:00:00Z"]),
+        ("email", ["a.b+c@d-e.org"], ["a@b", ".a@b.org", "a@-b.org", "a@b-.org", "a b@c.org"]),
+        ("ipv4", ["0.0.0.0", "255.255.255.255"], ["256.0.0.1", "01.0.0.1", "1.2.3"]),
+        ("uuid", ["0" * 8 + "-0000-0000-0000-" + "f" * 12], ["0" * 32]),
+    ],
+)
+def test_a_format_accepts_its_ordinary_values(name: str, accepted: list[str], refused: list[str]) -> None:
+    grammar = grammar_of({"format": name})
+    assert all(grammar.accepts(json.dumps(text)) for text in accepted)
+    assert not any(grammar.accepts(json.dumps(text)) for text in refused)
+
+
+# -- and what should be accepted is --------------------------------------------------------------------------------
+
+
+@settings(max_examples=200, deadline=None)
+@given(bounds=st.tuples(st.integers(-3000, 3000), st.integers(0, 3000)), value=st.integers(-7000, 7000))
+def test_an_integers_grammar_accepts_exactly_what_lies_within_its_bounds(bounds: tuple[int, int], value: int) -> None:
+    low, high = bounds[0], bounds[0] + bounds[1]
+    within = grammar_of({"type": "integer", "minimum": low, "maximum": high})
+    assert within.accepts(str(value)) == (low <= value <= high)
+    assert within.accepts(str(low))
+    assert within.accepts(str(high))
+    assert not within.accepts("-0")
+    assert not within.accepts(f"0{abs(value)}")
+
+
+DECIMALS = st.decimals(-40, 40, places=3)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    low=DECIMALS, width=st.decimals(0, 60, places=3), value=st.decimals(-110, 110, places=4), open_ends=st.booleans()
+)
+def test_a_numbers_grammar_accepts_exactly_what_lies_within_its_bounds(
+    low: Decimal, width: Decimal, value: Decimal, open_ends: bool
+) -> None:
+    high = low + width
+    keys = ("exclusiveMinimum", "exclusiveMaximum") if open_ends else ("minimum", "maximum")
+    schema = {"type": "number", keys[0]: float(low), keys[1]: float(high)}
+    if _jsonschema.problems(schema):
+        assert open_ends
+        assert width == 0
+        return
+    grammar = Gbnf(to_gbnf(schema))
+    for number in (value, low, high, low + Decimal("0.0001"), high - Decimal("0.0001")):
+        inside = low < number < high if open_ends else low <= number <= high
+        if not number.is_signed() or number:
+            assert grammar.accepts(f"{number:f}") == inside, f"{number:f}"
+    chance = random.Random(3)
+    for _ in range(5):
+        validator(schema).validate(json.loads(grammar.sample(chance)))
+
+
+@pytest.mark.parametrize(
+    ("bounds", "accepted", "refused"),
+    [
+        ({}, ["0", "-0.5", "1e9", "123456789012345"], ["01", ".5", "1.", "+1", "1e999", "9" * 20]),
+        ({"minimum": 0, "maximum": 1}, ["0", "1", "0.5", "1.0", "0.999999"], ["1.1", "-0", "2", "1e0", "-0.1"]),
+        ({"exclusiveMaximum": 10**13}, ["9999999999999.9", "-5.5"], ["9999999999999.99", "10000000000000"]),
+        ({"type": "integer", "minimum": 10**20}, [str(10**20), str(10**21 - 1)], ["0", str(10**20 - 1)]),
+        ({"type": "integer", "maximum": -(10**20)}, [str(-(10**20))], ["0", str(-(10**20) + 1)]),
+        ({"exclusiveMinimum": 0}, ["0.000001", "3"], ["0", "0.0", "-1"]),
+        ({"minimum": 1e-9, "maximum": 2e-9}, ["0.0000000015", "0.000000001"], ["0.00000000099", "0"]),
+        ({"minimum": 0.1, "maximum": 0.1}, ["0.1", "0.10"], ["0.11", "0.09", "0"]),
+    ],
+    ids=str,
+)
+def test_bounds_of_numbers(bounds: dict[str, Any], accepted: list[str], refused: list[str]) -> None:
+    grammar = grammar_of({"type": "number", **bounds})
+    assert [text for text in accepted if not grammar.accepts(text)] == []
+    assert [text for text in refused if grammar.accepts(text)] == []
+
+
+def test_properties_come_in_the_schemas_order_and_optional_ones_may_be_left_out() -> None:
+    properties = {name: {"type": "integer"} for name in "abc"}
+    grammar = grammar_of({"properties": properties, "required": ["b"]})
+    assert grammar.accepts('{"a":1,"b":2,"c":3}')
+    assert grammar.accepts('{"a": 1, "b": 2, "c": 3}')
+    assert grammar.accepts('{"b":2}')
+    assert grammar.accepts('{"b":2, "c":3}')
+    for text in ('{"a":1}', '{"b":2,"a":1}', "{}", '{"b":2,}', '{,"b":2}', '{"b":2,"b":2}', '{"b":2,"d":1}'):
+        assert not grammar.accepts(text)
+    optional = grammar_of({"properties": properties})
+    for text in ("{}", '{"a":1}', '{"c":1}', '{"a":1,"c":3}', '{"a":1,"b":2,"c":3}'):
+        assert optional.accepts(text)
+    assert not optional.accepts('{"c":1,"a":1}')
+
+
+def test_white_space_is_one_space_behind_commas_and_colons_or_none() -> None:
+    grammar = grammar_of({"properties": {"a": {"items": {"type": "null"}}}, "required": ["a"]})
+    assert grammar.accepts('{"a": [null, null,null]}')
+    for text in ('{"a":  []}', '{ "a":[]}', '{"a":[] }', '{"a" :[]}', '{"a":[null ,null]}', '{"a":\n[]}', ' {"a":[]}'):
+        assert not grammar.accepts(text)
+
+
+def test_lists_have_the_lengths_they_should() -> None:
+    def lengths(**schema: Any) -> list[int]:
+        grammar = grammar_of({"type": "array", "items": {"const": 0}, **schema})
+        return [n for n in range(7) if grammar.accepts(json.dumps([0] * n))]
+
+    assert lengths() == [0, 1, 2, 3, 4, 5, 6]
+    assert lengths(minItems=2) == [2, 3, 4, 5, 6]
+    assert lengths(maxItems=0) == [0]
+    assert lengths(maxItems=1) == [0, 1]
+    assert lengths(minItems=2, maxItems=4) == [2, 3, 4]
+    assert lengths(minItems=3, maxItems=3) == [3]
+    tuples = {"prefixItems": [{"const": 0}, {"const": 0}]}
+    assert lengths(**tuples) == [0, 1, 2, 3, 4, 5, 6]
+    assert lengths(**tuples, minItems=1, maxItems=4) == [1, 2, 3, 4]
+    assert lengths(**tuples, items=False) == [0, 1, 2]
+    assert lengths(**tuples, items=False, minItems=2) == [2]
+    assert lengths(**tuples, maxItems=1) == [0, 1]
+    assert lengths(**tuples, minItems=5) == [5, 6]
+
+
+def test_a_tuples_items_follow_their_own_schemas() -> None:
+    schema = {"prefixItems": [{"type": "integer"}, {"const": "a"}], "items": {"type": "null"}, "minItems": 2}
+    grammar = grammar_of(schema)
+    assert grammar.accepts('[1, "a"]')
+    assert grammar.accepts('[1,"a",null,null]')
+    assert not grammar.accepts('["a",1]')
+    assert not grammar.accepts("[1]")
+
+
+def test_texts_have_the_lengths_they_should_counted_in_code_points() -> None:
+    grammar = grammar_of({"type": "string", "minLength": 2, "maxLength": 3})
+    for text in ("ab", "abc", "é\U0001f600", 'a"', "a\\", "\n\t\r"):
+        assert grammar.accepts(json.dumps(text, ensure_ascii=False))
+    for text in ("a", "abcd", "", "é\U0001f600ab"):
+        assert not grammar.accepts(json.dumps(text, ensure_ascii=False))
+
+
+def test_texts_hold_no_control_characters_surrogates_or_other_escapes() -> None:
+    grammar = grammar_of({"type": "string"})
+    for text in (
+        '"\x00"',
+        '"\x1f"',
+        '"\n"',
+        '"\x7f"',
+        '"\x85"',
+        '"\ud800"',
+        '"\\u0041"',
+        '"\\/"',
+        '"\\b"',
+        '"\\x"',
+        '"a',
+    ):
+        assert not grammar.accepts(text)
+
+
+def test_names_and_literals_are_quoted_for_both_languages() -> None:
+    odd = 'a"b\\c\nd\té😀\x7f'
+    grammar = grammar_of({"properties": {odd: {"enum": [odd, 1.5, [odd, {odd: None}], True, -0.0]}}, "required": [odd]})
+    for value in (odd, 1.5, [odd, {odd: None}], True):
+        text = json.dumps({odd: value}, ensure_ascii=False, separators=(",", ":"))
+        assert grammar.accepts(text)
+
+
+def test_definitions_that_double_stay_small() -> None:
+    names = {f"d{n}": {"prefixItems": [{"$ref": f"#/$defs/d{n + 1}"}] * 2} for n in range(60)}
+    schema = {"$ref": "#/$defs/d0", "$defs": {**names, "d60": {"type": "null"}}}
+    assert _jsonschema.problems(schema) == []
+    assert len(to_gbnf(schema)) < 50_000
+
+
+# -- patterns ----------------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=200, deadline=None)
+@given(pattern=st.sampled_from(PATTERNS), seed=st.integers(0, 2**32))
+def test_what_a_patterns_grammar_generates_matches_whole(pattern: str, seed: int) -> None:
+    text = Gbnf(regex_to_gbnf(pattern)).sample(random.Random(seed))
+    assert re.fullmatch(pattern, text)
+    low, high = _regex.length_range(_regex.parse(pattern))
+    assert low <= len(text) <= (len(text) if high is None else high)
+
+
+PRINTABLE = st.characters(min_codepoint=0x20, max_codepoint=0x7E)
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data(), pattern=st.sampled_from(PATTERNS))
+def test_what_matches_a_pattern_in_ascii_is_accepted_raw_and_in_json(data: st.DataObject, pattern: str) -> None:
+    alphabet = st.one_of(PRINTABLE, st.sampled_from("\t\n\r"))
+    text = data.draw(st.from_regex(re.compile(pattern, re.ASCII), fullmatch=True, alphabet=alphabet))
+    if len(text) > 60 or text.endswith("\n"):
+        return  # `$` of Python's matches before a last newline
+    assert Gbnf(regex_to_gbnf(pattern)).accepts(text)
+    assert grammar_of({"pattern": pattern}).accepts(json.dumps(text))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "accepted", "refused"),
+    [
+        (r"\d+", ["12"], ["", "a", "٣"]),
+        (r"[^\d]", ["a", "-"], ["1", "٣"]),
+        (r"\W", ["-", " "], ["a", "é"]),
+        (r"\S", ["a", "é"], [" ", "\u3000", "\t"]),
+        (r"[^a-c\]\\-]", ["d", "["], ["a", "]", "\\", "-"]),
+        (r"[-a]|[a-]", ["-", "a"], ["b"]),
+        (r"\u00e9\x41\.\/", ["éA./"], ["eA./"]),
+        ("^a$|^b$", ["a", "b"], ["ab"]),
+        ("", [""], ["a"]),
+        ("a|", ["a", ""], ["b"]),
+        ("(?:ab){2}c{0}d{1,}?", ["ababd", "ababdd"], ["abd", "ababcd"]),
+        (".", ["a", '"', "\\"], ["\n", "\u2028", "\r"]),
+    ],
+)
+def test_patterns_accept_what_they_say(pattern: str, accepted: list[str], refused: list[str]) -> None:
+    grammar = Gbnf(regex_to_gbnf(pattern))
+    assert [text for text in accepted if not grammar.accepts(text)] == []
+    assert [text for text in refused if grammar.accepts(text)] == []
+    quoted = grammar_of({"type": "string", "pattern": pattern})
+    assert [text for text in accepted if not quoted.accepts(json.dumps(text, ensure_ascii=False))] == []
+
+
+def test_a_pattern_outside_the_subset_is_refused() -> None:
+    with pytest.raises(_regex.PatternError, match=r"'\(\?=' is not supported"):
+        regex_to_gbnf("a(?=b)")

@@ -159,6 +159,8 @@ def _size_problems(header: GGUFHeader) -> Iterator[str]:
             yield from _count_problems(values, key, low, high)
     for key in ("attention.layer_norm_rms_epsilon", "attention.layer_norm_epsilon", "attention.group_norm_epsilon"):
         yield from _number_problems(values, key, lambda epsilon: 0 <= epsilon < 1, "a number from 0 to below 1")
+    if header.architecture in PLAIN_DECODERS and not values.has("attention.layer_norm_rms_epsilon"):
+        yield f"{values.name('attention.layer_norm_rms_epsilon')!r} is missing"
     yield from _head_problems(values)
 
 

@@ -48,6 +48,7 @@ class _Grammar:
         self.schema = schema
         self.rules: dict[str, str] = {}
         self.names: dict[str, str] = {}
+        self.definitions: dict[str, str] = {}
 
     def text(self, root: str) -> str:
         lines = [f"root ::= {root}", *(f"{name} ::= {body}" for name, body in self.rules.items())]
@@ -71,7 +72,11 @@ class _Grammar:
         if js.is_anything(schema):
             return self.anything(_ANYTHING_DEPTH)
         if "$ref" in schema:
-            return self.value(js.reference(schema, self.schema))
+            # Once for each definition: definitions that use others twice would double with every level.
+            target = schema["$ref"]
+            if target not in self.definitions:
+                self.definitions[target] = self.value(js.reference(schema, self.schema))
+            return self.definitions[target]
         if "enum" in schema or "const" in schema:
             return self.either([_literal(_dumped(each)) for each in schema.get("enum", [schema.get("const")])])
         for key in ("anyOf", "oneOf"):

@@ -292,6 +292,11 @@ class _Environment(ImmutableSandboxedEnvironment):
         # Stock Jinja returns an undefined value here, which prints as nothing: failing open.
         raise SecurityError(f"it reaches for the attribute {attribute!r} of a {type(obj).__name__}")
 
+    def wrap_str_format(self, value: Any) -> None:
+        # Stock Jinja hands out a guarded `str.format`, which still pads to any width.
+        if isinstance(getattr(value, "__self__", None), str) and value.__name__ in ("format", "format_map"):
+            self.unsafe_undefined(value.__self__, value.__name__)
+
     # -- filters whose result can be much larger than what they are given ---------------------------------------
 
     def _replace(self, text: Any, old: str, new: str, count: int = -1) -> str:
