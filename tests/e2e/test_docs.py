@@ -7,9 +7,9 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from gristmill._cases import read_cases
 
 from gristmill import Kernel
+from gristmill._cases import read_cases
 from gristmill._settings import load_settings
 from gristmill.testing import FakePlugin, check_plugin
 
