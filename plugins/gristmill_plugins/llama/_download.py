@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 _MOST_REDIRECTS = 8
 _MOST_ATTEMPTS = 20
 """How often a broken transfer is taken up again; each time some bytes must have come since the last."""
-_CHUNK_BYTES = 1 << 20
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -123,7 +122,7 @@ class _Transfer:
 
     def _receive(self, response: httpx.Response, file: BinaryIO, have: int, offer: _Offer) -> None:
         file.seek(0, os.SEEK_END)
-        for chunk in response.iter_bytes(_CHUNK_BYTES):
+        for chunk in response.iter_bytes():  # of any size: a fixed one would hold back, and lose, what came last
             if have == 0 and chunk[:4] != b"GGUF"[: len(chunk)]:
                 raise self._not_a_model(file, chunk)
             file.write(chunk)
@@ -213,6 +212,8 @@ class _Transfer:
             following = url.join(location)
         except httpx.InvalidURL as error:
             raise self.error(f"the server redirects to {location!r}: {error}", "try another endpoint") from error
+        if not following.host and following.scheme in ("http", "https"):
+            raise self.error(f"the server redirects to {location!r}, which names no host", "try another endpoint")
         if following.scheme != "https" and (url.scheme == "https" or following.scheme != "http"):
             raise self.error(f"the server redirects to {following.scheme}, without encryption", "try another endpoint")
         return following

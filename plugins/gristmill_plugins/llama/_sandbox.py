@@ -127,7 +127,7 @@ def _refuse_nodes(tree: nodes.Template) -> None:
 class _Generation(Extension):
     """`{% generation %}` marks the assistant's words for training; for a prompt it is its body."""
 
-    tags = {"generation"}  # noqa: RUF012  (Jinja's own declaration)
+    tags = {"generation"}  # Jinja's own declaration
 
     def parse(self, parser: Parser) -> nodes.Node:
         line = next(parser.stream).lineno
