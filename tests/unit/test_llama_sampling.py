@@ -116,3 +116,11 @@ def test_log_softmax_sums_to_one_and_most_likely_sorts() -> None:
     assert np.exp(log_softmax(LOGITS * 3)).sum() == pytest.approx(1)
     assert most_likely(LOGITS[::-1], 2).tolist() == [4, 3]
     assert most_likely(LOGITS, 99).tolist() == [0, 1, 2, 3, 4]
+
+
+def test_a_large_vocabulary_is_drawn_from_as_a_small_one() -> None:
+    logits = np.full(5000, -np.inf, np.float32)
+    places = np.array([0, 255, 256, 1700, 4999])
+    logits[places] = LOGITS
+    counts = draw(20_000, logits, temperature=1)
+    assert [counts[int(place)] / 20_000 for place in places] == pytest.approx([0.5, 0.25, 0.15, 0.06, 0.04], abs=0.015)

@@ -52,6 +52,9 @@ class LlamaPlugin:
         reproducible: Annotated[
             bool, Field(description="Same numbers alone and in a batch; a lone stream runs at half the speed")
         ] = False,
+        prefix_disk_mb: Annotated[
+            int, Field(ge=0, description="Keep long prompts' state on disk, up to so many MB; the next run reads it")
+        ] = 0,
         use_mmap: Annotated[bool, Field(description="Map the file; off: read it into memory")] = True,
     ) -> Model:
         """A GGUF model run by llama.cpp on this machine."""
@@ -71,6 +74,7 @@ class LlamaPlugin:
                 max_waiting=max_waiting,
                 reproducible=reproducible,
                 use_mmap=use_mmap,
+                prefix_disk_mb=prefix_disk_mb,
             )
         )
 

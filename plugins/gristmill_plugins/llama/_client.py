@@ -40,6 +40,7 @@ from gristmill._models import Capability, OnDelta
 from gristmill_plugins.llama import _files, _gguf, _grammar, _probe, _template
 from gristmill_plugins.llama._machine import cache_bytes, default_threads, free_bytes
 from gristmill_plugins.llama._process import EngineProcess
+from gristmill_plugins.llama._store import cache_folder
 
 if TYPE_CHECKING:
     import numpy as np
@@ -72,6 +73,7 @@ class LlamaOptions:
     max_waiting: int = 1024
     reproducible: bool = False
     use_mmap: bool = True
+    prefix_disk_mb: int = 0
 
 
 class LlamaModel(Model):
@@ -373,6 +375,7 @@ class LlamaModel(Model):
             "max_waiting": options.max_waiting,
             "reproducible": options.reproducible,
             "probe": attempt.probe,
+            "shelf": self._shelf_options(attempt),
             "params": {
                 "path": str(self._path),
                 "n_ctx": self._cache_tokens,
@@ -383,6 +386,17 @@ class LlamaModel(Model):
                 "use_extra_bufts": attempt.use_extra_bufts,
                 "flash_attention": False if options.reproducible else None,
             },
+        }
+
+    def _shelf_options(self, attempt: _probe.Attempt) -> dict[str, Any] | None:
+        """Return where prefixes are kept on disk, and all that their cells depend on besides the tokens."""
+        if not self._options.prefix_disk_mb:
+            return None
+        facts = {"context": self._cache_tokens, "bufts": attempt.use_extra_bufts, "fingerprint": self.fingerprint}
+        return {
+            "folder": str(cache_folder() / "prefixes"),
+            "key": json.dumps(facts, sort_keys=True),
+            "limit_bytes": self._options.prefix_disk_mb << 20,
         }
 
 

@@ -15,8 +15,11 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, BinaryIO
+
+import numpy as np
 
 from gristmill import BusyError, GenerateRequest, GristmillError, ModelError, ScoreRequest
 from gristmill_plugins.llama import _native, _protocol
@@ -28,8 +31,11 @@ from gristmill_plugins.llama._renderer import PromptRenderer
 from gristmill_plugins.llama._sampling import Floats
 from gristmill_plugins.llama._scheduler import Adapters, Scheduler, adapters_key
 from gristmill_plugins.llama._session import SessionJob
+from gristmill_plugins.llama._shelf import PrefixShelf, n_common
 
 HEARTBEAT_S = 1.0
+SHELF_S = 1.5
+"""How long a closing engine may still write prefixes; the client ends it by force after two seconds."""
 PR_SET_PDEATHSIG = 1
 PREFILL_SHARE = 64
 """Prompt tokens read in one step while answers stream: at 330 tokens/s (2 cores) they add 0.2 s to a step."""
@@ -87,6 +93,26 @@ class Backend(_native.NativeContext):
         self.apply_adapters([(self._adapters[name], scale) for name, scale in adapters])
 
 
+class _Shelf:
+    """The shelf as the scheduler sees it: sequences in and out of the context."""
+
+    def __init__(self, context: Backend, shelf: PrefixShelf) -> None:
+        self._context = context
+        self._shelf = shelf
+
+    def load(self, seq: int, tokens: Sequence[int], adapters: Adapters, *, beyond: int) -> int:
+        """Fill a sequence with the longest prefix on disk; return how many of its tokens are these."""
+        wanted = np.asarray(tokens, np.int32)
+        found = self._shelf.find(wanted, str(adapters), beyond=beyond)
+        if found is None or not self._context.restore(seq, found.cells):
+            return 0
+        return n_common(wanted, found.tokens)
+
+    def keep(self, seq: int, tokens: Sequence[int], adapters: Adapters) -> None:
+        """Put a sequence on disk."""
+        self._shelf.put(np.asarray(tokens, np.int32), str(adapters), self._context.save(seq))
+
+
 class Engine:
     """One loaded model and the requests that are under way."""
 
@@ -113,12 +139,19 @@ class Engine:
             eos=options["eos"],
             model=self._path,
         )
+        self._shelf = _open_shelf(options["shelf"])
         self._scheduler = Scheduler(
             self._context,
             max_running=options["max_running"],
             prefill_share=max(PREFILL_SHARE, params.n_batch // 4),
             reproducible=options["reproducible"],
+            shelf=_Shelf(self._context, self._shelf) if self._shelf else None,
         )
+
+    def close(self) -> None:
+        """Finish what is being written."""
+        if self._shelf:
+            self._shelf.close(wait_s=SHELF_S)
 
     def probe(self) -> None:
         """Decode a short prompt, so that kernels which crash do so now, when nothing is lost."""
@@ -358,6 +391,13 @@ def describe(error: Exception) -> dict[str, Any]:
     return {"kind": kind, "cause": cause, "text": text, "hint": hint}
 
 
+def _open_shelf(options: dict[str, Any] | None) -> PrefixShelf | None:
+    """Return the folder for prefixes, if there is to be one."""
+    if options is None:
+        return None
+    return PrefixShelf(Path(options["folder"]), key=options["key"], limit_bytes=options["limit_bytes"])
+
+
 def _any_begins_another(choices: list[list[int]]) -> bool:
     """Whether one choice is the beginning of another: then where an answer ends must count too."""
     return any(
@@ -385,11 +425,13 @@ def _serve(wire: Wire, log: _native.NativeLog) -> None:
             frame = wire.inbox.get()
             wire.working.set()
             if frame.message["op"] == "close":
+                engine.close()
                 return
             engine.handle(frame)
         while not wire.inbox.empty():
             frame = wire.inbox.get()
             if frame.message["op"] == "close":
+                engine.close()
                 return
             engine.handle(frame)
         engine.step()

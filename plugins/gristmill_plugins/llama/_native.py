@@ -271,6 +271,17 @@ class NativeContext:
         """Keep the first `size` tokens of a sequence; False where the model cannot cut there."""
         return bool(C.llama_memory_seq_rm(self._memory, seq, size, -1))
 
+    def save(self, seq: int) -> bytes:
+        """Return the cells of a sequence."""
+        size = C.llama_state_seq_get_size(self.pointer, seq)
+        buffer = (ctypes.c_uint8 * size)()
+        return bytes(memoryview(buffer)[: C.llama_state_seq_get_data(self.pointer, buffer, size, seq)])
+
+    def restore(self, seq: int, cells: bytes) -> bool:
+        """Fill an empty sequence with saved cells; False where they do not fit."""
+        buffer = (ctypes.c_uint8 * len(cells)).from_buffer_copy(cells)
+        return bool(C.llama_state_seq_set_data(self.pointer, buffer, len(cells), seq) == len(cells))
+
     def clear(self) -> None:
         """Forget every sequence."""
         if self.can_remember:

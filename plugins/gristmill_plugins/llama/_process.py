@@ -93,8 +93,8 @@ class EngineProcess:
         """End the process: politely, then by force; idempotent."""
         if not self._closing:
             self._closing = True
+            # The pipe stays open: its end would end the process at once, in the middle of what it still writes.
             self._outbox.put(_protocol.encode({"op": "close"}))
-            self._outbox.put(None)
         try:
             await asyncio.wait_for(self._ended.wait(), EXIT_S)
         except TimeoutError:

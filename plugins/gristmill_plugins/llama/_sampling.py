@@ -23,6 +23,7 @@ Floats = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.intp]
 
 HEAD_LOGITS = 10.0
+BLOCK = 256
 COLDEST = 1e-6
 """Below this temperature the most likely token is certain, and dividing by it would overflow."""
 
@@ -57,6 +58,7 @@ class Sampler:
         self._bias = np.fromiter(sampling.logit_bias.values(), np.float32)
         self._seen = set(prompt) if sampling.repeat_penalty != 1.0 else set()
         self._counts: Counter[int] = Counter()
+        self._filters = bool(sampling.top_k or sampling.top_p < 1 or sampling.min_p > 0 or sampling.typical_p < 1)
         self._changes_logits = bool(
             sampling.logit_bias
             or sampling.repeat_penalty != 1.0
@@ -97,11 +99,11 @@ class Sampler:
         """Return a token drawn from adjusted logits; -inf is never drawn."""
         if self.is_greedy:
             return int(adjusted.argmax())
+        point = self._random.random()
+        if not self._filters:
+            return _draw(adjusted, self._sampling.temperature, point)
         ids, kept = self._truncate(adjusted)
-        scaled = (kept - kept.max()) / np.float32(self._sampling.temperature)
-        mass = np.cumsum(np.exp(scaled), dtype=np.float64)
-        at = int(np.searchsorted(mass, self._random.random() * mass[-1], side="right"))
-        return int(ids[min(at, ids.size - 1)])
+        return int(ids[_draw(kept, self._sampling.temperature, point)])
 
     def _truncate(self, logits: Floats) -> tuple[Ids, Floats]:
         """Return the candidates that every filter keeps, at least one, with their logits."""
@@ -118,6 +120,23 @@ class Sampler:
         if kept.min() == -np.inf:
             ids, kept = ids[kept > -np.inf], kept[kept > -np.inf]
         return ids, kept
+
+
+def _draw(logits: Floats, temperature: float, point: float) -> int:
+    """Return the place that `point`, from 0 to below 1, falls on when every place is as wide as its probability.
+
+    Sums of blocks first: one running sum over 49,152 places takes three times as long.
+    """
+    weights = np.exp((logits - logits.max()) / np.float32(temperature))
+    edges = np.cumsum(np.add.reduceat(weights, np.arange(0, weights.size, BLOCK)), dtype=np.float64)
+    target = point * edges[-1]
+    block = min(int(np.searchsorted(edges, target, side="right")), edges.size - 1)
+    inside = weights[block * BLOCK : (block + 1) * BLOCK]
+    before = edges[block - 1] if block else 0.0
+    place = int(np.searchsorted(np.cumsum(inside, dtype=np.float64), target - before, side="right"))
+    if place < inside.size:
+        return block * BLOCK + place
+    return int(np.flatnonzero(weights[: (block + 1) * BLOCK])[-1])  # rounding: the last place that has any width
 
 
 def _shares(logits: Floats) -> npt.NDArray[np.float64]:

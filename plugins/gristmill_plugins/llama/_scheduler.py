@@ -20,11 +20,15 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from gristmill_plugins.llama._shelf import n_common
+
 Adapters = tuple[tuple[str, float], ...]
 """Names and scales, sorted: branches with equal adapters share batches and cached prefixes."""
 
 MIN_SHARED = 8
 """Prefixes shorter than this many tokens are computed again: cheaper than a sequence held for them."""
+MIN_SHELVED = 256
+"""Prefixes shorter than this many tokens are not kept on disk: reading them again takes under a second."""
 DECODED, NO_ROOM = 0, 1
 SCRATCH = 0
 """The sequence of tokens whose results nobody wants."""
@@ -57,6 +61,14 @@ class Backend(Protocol):
     def truncate(self, seq: int, size: int) -> bool: ...
 
     def set_adapters(self, adapters: Adapters) -> None: ...
+
+
+class Shelf(Protocol):
+    """Where long prefixes outlive the process; `load` fills a sequence and says with how many tokens."""
+
+    def load(self, seq: int, tokens: Sequence[int], adapters: Adapters, *, beyond: int) -> int: ...
+
+    def keep(self, seq: int, tokens: Sequence[int], adapters: Adapters) -> None: ...
 
 
 class Job(Protocol):
@@ -143,8 +155,17 @@ class _Batch:
 class Scheduler:
     """Admits branches, composes batches, decodes them and hands out the logits."""
 
-    def __init__(self, backend: Backend, *, max_running: int, prefill_share: int, reproducible: bool = False) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        *,
+        max_running: int,
+        prefill_share: int,
+        reproducible: bool = False,
+        shelf: Shelf | None = None,
+    ) -> None:
         self._backend = backend
+        self._shelf = shelf
         self._max_running = max_running
         self._prefill_share = prefill_share
         self._reproducible = reproducible
@@ -226,10 +247,21 @@ class Scheduler:
             branch.seq = self._free.pop()
             if source is not None and source.seq is not None:
                 self._backend.copy(source.seq, branch.seq, n_common)
+            elif source is None:
+                n_common = self._load_shelved(branch, branch.seq)
         branch.n_past = branch.n_shared = n_common
         self.counters.shared += n_common
         self._running.append(branch)
         return Placed.YES
+
+    def _load_shelved(self, branch: Branch, seq: int) -> int:
+        """Fill an empty sequence from disk, if a long beginning of the branch is there; return how much of it."""
+        most = min(branch.wants_from, len(branch.tokens) - 1)
+        if self._shelf is None or most < MIN_SHELVED or not self._backend.can_split:
+            return 0
+        size = min(most, self._shelf.load(seq, branch.tokens, branch.adapters, beyond=MIN_SHELVED))
+        self._backend.truncate(seq, size)
+        return size
 
     def _take_over(self, branch: Branch, source: int, n_common: int) -> None:
         """Begin with what is kept in sequence `source`: all of it moves, a part of it is copied."""
@@ -251,12 +283,12 @@ class Scheduler:
         length = MIN_SHARED - 1
         for seq, kept in self._kept.items():
             if kept.adapters == branch.adapters:
-                common = _n_common(wanted, kept.tokens)
+                common = n_common(wanted, kept.tokens)
                 if common > length and (self._backend.can_split or common == kept.tokens.size):
                     best, length = seq, common
         for other in self._running:
             if other.adapters == branch.adapters and other.seq is not None:
-                common = _n_common(wanted, np.asarray(other.tokens[:most], np.int32))
+                common = n_common(wanted, np.asarray(other.tokens[:most], np.int32))
                 if common > length and (self._backend.can_split or common == other.n_past):
                     best, length = other, common
         return (best, length) if best is not None else (None, 0)
@@ -384,6 +416,9 @@ class Scheduler:
         self._running.remove(branch)
         if branch.keep and branch.seq is not None and branch.n_past >= MIN_SHARED:
             tokens = np.asarray(branch.tokens[: branch.n_past], np.int32)
+            # Worth a file only where most of it was new: questions behind one long prefix make one file.
+            if self._shelf is not None and branch.n_past >= MIN_SHELVED and 2 * branch.n_shared < branch.n_past:
+                self._shelf.keep(branch.seq, branch.tokens[: branch.n_past], branch.adapters)
             self._kept[branch.seq] = _Kept(tokens, branch.adapters, branch.n_past - branch.n_shared)
             branch.seq = None
             return
@@ -400,13 +435,6 @@ class Scheduler:
             self.drop(job)
             job.fail(error)
         self.forget_kept()
-
-
-def _n_common(left: npt.NDArray[np.int32], right: npt.NDArray[np.int32]) -> int:
-    """Return the length of the common beginning."""
-    size = min(left.size, right.size)
-    differ = left[:size] != right[:size]
-    return int(differ.argmax()) if differ.any() else size
 
 
 def adapters_key(adapters: Mapping[str, float]) -> Adapters:
