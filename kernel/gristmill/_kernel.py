@@ -344,7 +344,7 @@ def _absolute_paths(
             if name in inputs:
                 given.append(path.absolute())
         base = Path.cwd() if name in inputs else recipe.folder
-        resolved[name] = _rebase(declared.type, values[name], base)
+        resolved[name] = rebase(declared.type, values[name], base)
     return resolved, given
 
 
@@ -356,9 +356,10 @@ def _paths(declared: Type, value: Any) -> list[Path]:
     return []
 
 
-def _rebase(declared: Type, value: Any, base: Path) -> Any:
+def rebase(declared: Type, value: Any, base: Path) -> Any:
+    """Return an input's value with its relative paths taken from `base`."""
     if declared.kind == "path" and isinstance(value, Path):
         return base / value.expanduser()
     if declared.kind == "list" and declared.item and isinstance(value, list):
-        return [_rebase(declared.item, item, base) for item in value]
+        return [rebase(declared.item, item, base) for item in value]
     return value
