@@ -290,9 +290,9 @@ def _text_at(value: Any, offset: int) -> str:
         raise EvaluationError(str(error), offset) from error
 
 
-def _at(error: EvaluationError, offset: int) -> EvaluationError:
+def _at(error: EvaluationError, offset: int, end: int = 0) -> EvaluationError:
     if not error.offset:
-        error.offset = offset
+        error.offset, error.end = offset, end
     return error
 
 
@@ -402,23 +402,22 @@ def _compile_dict(node: nodes.Dict) -> Evaluate:
 
 
 def _compile_getattr(node: nodes.Getattr) -> Evaluate:
-    return _compile_member(node, _compile(node.node), lambda _names, _bounds: node.attr)
+    start = node.lineno + 1  # after the dot
+    return _compile_member(_compile(node.node), lambda _names, _bounds: node.attr, start, start + len(node.attr))
 
 
 def _compile_getitem(node: nodes.Getitem) -> Evaluate:
     if isinstance(node.arg, nodes.Slice):
         return _compile_slice(node, node.arg)
-    return _compile_member(node, _compile(node.node), _compile(node.arg))
+    return _compile_member(_compile(node.node), _compile(node.arg), node.arg.lineno)
 
 
-def _compile_member(node: nodes.Node, subject: Evaluate, key: Evaluate) -> Evaluate:
-    offset = node.lineno
-
+def _compile_member(subject: Evaluate, key: Evaluate, offset: int, end: int = 0) -> Evaluate:
     def get(names: Names, bounds: Bounds) -> Any:
         try:
             return member(subject(names, bounds), key(names, bounds))
         except EvaluationError as error:
-            raise _at(error, offset) from None
+            raise _at(error, offset, end) from None
 
     return get
 

@@ -207,7 +207,8 @@ class _Composer:
         start = self._skip_properties(event, start)
         if event.anchor:
             if event.anchor in self.anchors:
-                self.document.report_at(start, end, f"the anchor &{event.anchor} is set twice", code="anchor")
+                at, name = event.start_mark.index, f"&{event.anchor}"
+                self.document.report_at(at, at + len(name), f"the anchor {name} is set twice", code="anchor")
             self.anchors[event.anchor] = None
         if isinstance(event, yaml.ScalarEvent):
             node: Node = self._scalar(event, start, end)
@@ -351,6 +352,9 @@ class _Composer:
         mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
         offset = min(mark.index, len(self.document.source.text)) if mark else 0
         problem = getattr(error, "problem", None) or "it cannot be parsed"
+        line, _ = self.document.source.position(offset)
+        if any(d.code == "key" and line - 1 <= d.line for d in self.document.diagnostics):
+            return  # `{{ x }} and more`: told already
         hint, start = _advise(self.document.source, offset)
         self.document.report_at(start, start + 1, f"this is not YAML: {problem}", code="yaml", hint=hint)
 
@@ -379,12 +383,12 @@ def _advise(source: SourceText, offset: int) -> tuple[str, int]:
             return "expressions are ${name} here, not {{ name }}", offset
         if value.startswith(("{%", "@", "`", "%")):
             return "a text that begins so needs a block: write `|` and put it on the next line", offset
+        if not value.startswith(("{", "[")) and (": " in value or value.endswith(":")):
+            return "a text that holds ': ' needs quotes, or a block: write `|` and put it on the next line", offset
         flow = _FLOW_EXPRESSION.search(text)
         if flow and (value.startswith(("{", "[")) or number == line):
             at = start + flow.start(1) if start is not None else offset
             return 'inside { } and [ ] an expression needs quotes: "${...}"', at
-        if ": " in value or value.endswith(":"):
-            return "a text that holds ': ' needs quotes, or a block: write `|` and put it on the next line", offset
     return "", offset
 
 
