@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gristmill_plugins.llama._scheduler import Adapters, Branch, Scheduler, adapters_key
+from gristmill_plugins.llama._branch import Adapters, Branch, adapters_key
+from gristmill_plugins.llama._scheduler import Scheduler
 
 N_VOCAB = 16
 

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from gristmill import GenerateRequest
+from gristmill_plugins.llama._branch import Branch, adapters_key
 from gristmill_plugins.llama._jobs import Report, refuse_damaged
 from gristmill_plugins.llama._native import Vocabulary
 from gristmill_plugins.llama._sampling import Floats, Sampler, log_softmax, most_likely
-from gristmill_plugins.llama._scheduler import Branch, adapters_key
 from gristmill_plugins.llama._text import TextStream
 
 

@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Any, Literal
 from gristmill import (
     CapabilityError,
     Completion,
-    Delta,
     GenerateRequest,
     Message,
     Model,
@@ -31,13 +30,12 @@ from gristmill import (
     ScoreRequest,
     Scores,
     Session,
-    TokenLogprob,
-    Usage,
 )
 from gristmill._errors import suggest
 from gristmill._jsonschema import problems
 from gristmill._models import Capability, OnDelta
 from gristmill_plugins.llama import _files, _gguf, _grammar, _probe, _template
+from gristmill_plugins.llama._answers import LlamaSession, as_completions, as_deltas
 from gristmill_plugins.llama._machine import cache_bytes, default_threads, free_bytes
 from gristmill_plugins.llama._process import EngineProcess
 from gristmill_plugins.llama._store import cache_folder
@@ -152,11 +150,11 @@ class LlamaModel(Model):
 
         def pass_on(event: dict[str, Any]) -> None:
             if on_delta is not None:
-                for delta in _as_deltas(event, request):
+                for delta in as_deltas(event, request):
                     on_delta(delta)
 
         result = await self._call(message, pass_on)
-        return _as_completions(result, request)
+        return as_completions(result, request)
 
     async def score(self, request: ScoreRequest) -> Scores:
         self._check_texts(request.messages, request.choices)
@@ -400,30 +398,6 @@ class LlamaModel(Model):
         }
 
 
-class LlamaSession:
-    """One sequence in the engine, stepped by the caller; it ends with the engine that holds it."""
-
-    def __init__(self, engine: EngineProcess, number: int) -> None:
-        self._engine = engine
-        self._number = number
-        self._closed = False
-
-    async def next_logprobs(self) -> np.ndarray:
-        import numpy as np
-
-        frame = await self._engine.call({"op": "row", "session": self._number})
-        return np.frombuffer(frame.blob, np.float32)
-
-    async def accept(self, token: int) -> str:
-        frame = await self._engine.call({"op": "accept", "session": self._number, "token": int(token)})
-        return str(frame.message["result"]["text"])
-
-    async def close(self) -> None:
-        if not self._closed and self._engine.usable:
-            self._closed = True
-            await self._engine.call({"op": "end", "session": self._number})
-
-
 class _Loading:
     """Listens to a load: how far it is, and whether it has come to the trial prompt."""
 
@@ -444,50 +418,6 @@ async def _end(engine: EngineProcess) -> None:
     """End an engine that did not load, whatever else is being cancelled."""
     engine.kill()
     await asyncio.shield(engine.close())
-
-
-def _as_deltas(event: dict[str, Any], request: GenerateRequest) -> Iterable[Delta]:
-    """Return a piece of text once for each sample it belongs to: greedy samples are computed once."""
-    alike = request.sample_indices if request.sampling.temperature == 0 else (event["sample"],)
-    for sample in alike:
-        n_tokens = event["n_tokens"] if sample == event["sample"] else 0
-        yield Delta(sample=sample, text=event["text"], n_tokens=n_tokens)
-
-
-def _as_completions(result: dict[str, Any], request: GenerateRequest) -> list[Completion]:
-    """Return a completion for each sample index; the prompt's tokens count on the first, copies cost nothing."""
-    samples = result["samples"]
-    first = Usage(
-        prompt_tokens=result["prompt_tokens"],
-        completion_tokens=samples[0]["n_tokens"],
-        calls=1,
-        elapsed_s=result["elapsed_s"],
-    )
-    usages = [first, *(Usage(completion_tokens=sample["n_tokens"]) for sample in samples[1:])]
-    completions = [_as_completion(sample, usage, request) for sample, usage in zip(samples, usages, strict=True)]
-    copy = completions[0].model_copy(update={"usage": Usage()})
-    return completions + [copy] * (len(request.sample_indices) - len(completions))
-
-
-def _as_completion(sample: dict[str, Any], usage: Usage, request: GenerateRequest) -> Completion:
-    is_whole = sample["finish_reason"] == "stop"
-    return Completion(
-        text=sample["text"],
-        finish_reason=sample["finish_reason"],
-        usage=usage,
-        value=_parse(sample["text"]) if request.json_schema is not None and is_whole else None,
-        logprobs=None
-        if request.top_logprobs is None
-        else tuple(TokenLogprob.model_validate(entry) for entry in sample["logprobs"]),
-    )
-
-
-def _parse(text: str) -> Any:
-    """Return the JSON value of a constrained answer; None where a stop string cut it."""
-    try:
-        return json.loads(text)
-    except ValueError:
-        return None
 
 
 def _template_of(header: _gguf.GGUFHeader) -> str:

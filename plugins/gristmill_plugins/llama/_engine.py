@@ -8,109 +8,35 @@ descriptor that carries them.
 
 from __future__ import annotations
 
-import ctypes
 import os
-import queue
 import signal
 import sys
-import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
-
-import numpy as np
+from typing import Any
 
 from gristmill import BusyError, GenerateRequest, GristmillError, ModelError, ScoreRequest
 from gristmill_plugins.llama import _native, _protocol
+from gristmill_plugins.llama._backend import Backend, ShelvedSequences
 from gristmill_plugins.llama._beam import BeamJob
+from gristmill_plugins.llama._branch import adapters_key
 from gristmill_plugins.llama._embed import TextEmbedder
 from gristmill_plugins.llama._jobs import GenerateJob, Reading, Report, ScoreJob
 from gristmill_plugins.llama._prompt import PromptTokenizer
 from gristmill_plugins.llama._renderer import PromptRenderer
 from gristmill_plugins.llama._sampling import Floats
-from gristmill_plugins.llama._scheduler import Adapters, Scheduler, adapters_key
+from gristmill_plugins.llama._scheduler import Scheduler
 from gristmill_plugins.llama._session import SessionJob
-from gristmill_plugins.llama._shelf import PrefixShelf, n_common
+from gristmill_plugins.llama._shelf import PrefixShelf
+from gristmill_plugins.llama._wire import Wire, die_with_parent, take_pipes
 
-HEARTBEAT_S = 1.0
 SHELF_S = 1.5
 """How long a closing engine may still write prefixes; the client ends it by force after two seconds."""
-PR_SET_PDEATHSIG = 1
 PREFILL_SHARE = 64
 """Prompt tokens read in one step while answers stream: at 330 tokens/s (2 cores) they add 0.2 s to a step."""
 PROBE_TOKENS = 24
 """A prompt this long takes every kernel that longer ones do: AMX crashes from two tokens on."""
-
-
-class Wire:
-    """The two pipes to the client, and the threads that keep them moving."""
-
-    def __init__(self, source: BinaryIO, sink: BinaryIO) -> None:
-        self._source = source
-        self._sink = sink
-        self._lock = threading.Lock()
-        self.inbox: queue.SimpleQueue[_protocol.Frame] = queue.SimpleQueue()
-        self.working = threading.Event()
-
-    def start(self) -> None:
-        """Begin to read requests and to say, while there is work, that the process is alive."""
-        threading.Thread(target=self._read, name="reader", daemon=True).start()
-        threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
-
-    def send(self, message: dict[str, Any], blob: bytes = b"") -> None:
-        """Write one frame."""
-        data = _protocol.encode(message, blob)
-        with self._lock:
-            self._sink.write(data)
-            self._sink.flush()
-
-    def _read(self) -> None:
-        """Queue requests; the end of input ends the process at once, whatever native code is doing."""
-        try:
-            while (frame := _protocol.read(self._source)) is not None:
-                self.inbox.put(frame)
-        finally:
-            os._exit(0)
-
-    def _beat(self) -> None:
-        while True:
-            self.working.wait()
-            self.send({"event": "alive"})
-            time.sleep(HEARTBEAT_S)
-
-
-class Backend(_native.NativeContext):
-    """The context as the scheduler sees it: adapters by name."""
-
-    def __init__(self, model: _native.NativeModel, params: _native.LoadParams, adapters: dict[str, Any]) -> None:
-        super().__init__(model, params)
-        self.can_split = model.can_split
-        self._adapters = adapters
-
-    def set_adapters(self, adapters: Adapters) -> None:
-        """Apply these adapters, by name, to what is decoded from now on."""
-        self.apply_adapters([(self._adapters[name], scale) for name, scale in adapters])
-
-
-class _Shelf:
-    """The shelf as the scheduler sees it: sequences in and out of the context."""
-
-    def __init__(self, context: Backend, shelf: PrefixShelf) -> None:
-        self._context = context
-        self._shelf = shelf
-
-    def load(self, seq: int, tokens: Sequence[int], adapters: Adapters, *, beyond: int) -> int:
-        """Fill a sequence with the longest prefix on disk; return how many of its tokens are these."""
-        wanted = np.asarray(tokens, np.int32)
-        found = self._shelf.find(wanted, str(adapters), beyond=beyond)
-        if found is None or not self._context.restore(seq, found.cells):
-            return 0
-        return n_common(wanted, found.tokens)
-
-    def keep(self, seq: int, tokens: Sequence[int], adapters: Adapters) -> None:
-        """Put a sequence on disk."""
-        self._shelf.put(np.asarray(tokens, np.int32), str(adapters), self._context.save(seq))
 
 
 class Engine:
@@ -145,7 +71,7 @@ class Engine:
             max_running=options["max_running"],
             prefill_share=max(PREFILL_SHARE, params.n_batch // 4),
             reproducible=options["reproducible"],
-            shelf=_Shelf(self._context, self._shelf) if self._shelf else None,
+            shelf=ShelvedSequences(self._context, self._shelf) if self._shelf else None,
         )
 
     def close(self) -> None:
@@ -437,30 +363,11 @@ def _serve(wire: Wire, log: _native.NativeLog) -> None:
         engine.step()
 
 
-def _take_pipes() -> tuple[BinaryIO, BinaryIO]:
-    """Return the pipes of standard input and output, and let prints of native code go to standard error."""
-    sink = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
-    source = os.fdopen(os.dup(0), "rb")
-    null = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(null, 0)
-    os.close(null)
-    return source, sink
-
-
-def _die_with_parent(parent: int) -> None:
-    """Ask Linux to end this process with its parent; elsewhere the end of input does it."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:
-            os._exit(0)
-
-
 def main() -> None:
     """Run the engine process."""
-    _die_with_parent(int(sys.argv[1]))
+    die_with_parent(int(sys.argv[1]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    wire = Wire(*_take_pipes())
+    wire = Wire(*take_pipes())
     wire.start()
     _serve(wire, _native.NativeLog())
     os._exit(0)

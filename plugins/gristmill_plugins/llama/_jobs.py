@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from gristmill import GenerateRequest, ModelError
+from gristmill_plugins.llama._branch import Adapters, Branch, adapters_key
 from gristmill_plugins.llama._members import combine
 from gristmill_plugins.llama._native import Grammar, Vocabulary
 from gristmill_plugins.llama._sampling import Floats, Sampler, log_softmax, most_likely
-from gristmill_plugins.llama._scheduler import Adapters, Branch, adapters_key
 from gristmill_plugins.llama._text import TextStream
 
 N_GRAMMAR_TRIED = 64

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from gristmill import ModelError
+from gristmill_plugins.llama._branch import Adapters, Branch
 from gristmill_plugins.llama._sampling import Floats, log_softmax
-from gristmill_plugins.llama._scheduler import Adapters, Branch
 from gristmill_plugins.llama._text import TextStream
 
 OnRow = Callable[[Floats | Exception], None]
