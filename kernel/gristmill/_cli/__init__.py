@@ -1,7 +1,7 @@
 """The command line's entry: runs a command, shows errors as a user should see them, and sets the exit code.
 
-0 done; 1 a run failed; 2 wrong use or an invalid recipe; 130 interrupted (typer's). An error that gristmill did not foresee
-keeps its traceback: it is a bug.
+0 done; 1 a run failed; 2 wrong use or an invalid recipe; 130 interrupted (typer's). An error that gristmill did not
+foresee keeps its traceback: it is a bug.
 """
 
 from __future__ import annotations

@@ -26,6 +26,7 @@ from gristmill._events import (
 from gristmill._recipe import Recipe
 
 TAIL_CHARS = 500
+MOST_TEXTS = 6
 
 
 class View:
@@ -95,7 +96,8 @@ class LiveView(View):
         from rich.live import Live
 
         self.rows: dict[str, tuple[str, str]] = dict.fromkeys(recipe.steps, ("waiting", ""))
-        self.texts: dict[str, str] = {}
+        self.texts: dict[tuple[str, int | None, int], str] = {}
+        """What is being written, by step, item and sample: those of one step are written at once."""
         self.counts: dict[str, tuple[int, float]] = {}
         self.loading: tuple[str, float] | None = None
         self._live = Live(
@@ -115,7 +117,8 @@ class LiveView(View):
 
     def _take(self, event: Event) -> None:
         if isinstance(event, Token):
-            self.texts[event.step] = (self.texts.get(event.step, "") + event.text)[-TAIL_CHARS:]
+            key = (event.step, event.item, event.sample)
+            self.texts[key] = (self.texts.get(key, "") + event.text)[-TAIL_CHARS:]
             count, since = self.counts.get(event.step, (0, time.perf_counter()))
             self.counts[event.step] = (count + event.n_tokens, since)
         elif isinstance(event, ModelLoading):
@@ -124,7 +127,7 @@ class LiveView(View):
             self.rows[event.step] = ("running", "")
         elif isinstance(event, StepFinished):
             self.rows[event.step] = (event.status, describe_end(event))
-            self.texts.pop(event.step, None)
+            self.texts = {key: text for key, text in self.texts.items() if key[0] != event.step}
         elif isinstance(event, StepFailed):
             self.rows[event.step] = ("failed", str(event.error).split("\n", 1)[0])
         elif isinstance(event, StepCancelled):
@@ -147,9 +150,19 @@ class LiveView(View):
         parts: list[Any] = [table]
         if self.loading is not None:
             parts.append(Text(f"loading {self.loading[0]} {self.loading[1]:.0%}", "cyan"))
-        for name, text in list(self.texts.items())[-3:]:
-            parts.append(Text(f"{name}: {_printable(text)}", "italic"))
-        return Group(*parts)
+        return Group(*parts, *self._writing())
+
+    def _writing(self) -> list[Any]:
+        """Return the texts being written: one at length, or the end of each of several."""
+        from rich.text import Text
+
+        shown = list(self.texts.items())[-MOST_TEXTS:]
+        lines = []
+        for (step, item, sample), text in shown:
+            label = step + ("" if item is None else f"[{item}]") + (f" #{sample}" if sample else "")
+            tail = text if len(shown) == 1 else text[-TAIL_CHARS // 5 :].replace("\n", " ")
+            lines.append(Text(f"{label}: {_printable(tail)}", "italic"))
+        return lines
 
     def _rate(self, name: str) -> str:
         count, since = self.counts.get(name, (0, 0.0))
