@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gristmill import FunctionError, Kernel, UsageError
+from gristmill import FunctionError, Kernel, UsageError, function
 from gristmill._cli._doctor import examine
 from gristmill._cli._inputs import read_inputs, read_overrides
 from gristmill._cli._live import LiveView, PlainView, View, make_view
@@ -153,9 +153,7 @@ def test_doctor_names_a_broken_plugin_and_how_to_mend_it() -> None:
     class Broken:
         """Offers a function that cannot be read."""
 
-        from gristmill import function
-
-        @function
+        @function  # type: ignore[untyped-decorator]
         def untyped(self, x) -> int:  # type: ignore[no-untyped-def]
             """Return x."""
             return int(x)
