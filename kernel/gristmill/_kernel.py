@@ -13,7 +13,7 @@ import json
 import secrets
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -156,10 +156,13 @@ class Kernel:
 
     def submit(self, coroutine: Any) -> Future[Any]:
         """Start a coroutine on the kernel's loop."""
-        loop = self._start()
-        if threading.current_thread() is self._thread:
+        try:
+            loop = self._start()
+            if threading.current_thread() is self._thread:
+                raise UsageError("a run cannot wait for a run on the kernel's own loop", hint="await recipe.arun(...)")
+        except UsageError:
             coroutine.close()
-            raise UsageError("a run cannot wait for a run on the kernel's own loop", hint="await recipe.arun(...)")
+            raise
         return asyncio.run_coroutine_threadsafe(coroutine, loop)
 
     def wait(self, coroutine: Any) -> Any:
@@ -172,7 +175,11 @@ class Kernel:
             finally:
                 ended.set()
 
-        future = self.submit(observed())
+        try:
+            future = self.submit(observed())
+        except UsageError:
+            coroutine.close()
+            raise
         try:
             return future.result()
         except BaseException:
@@ -256,7 +263,7 @@ class RunnableRecipe:
         result: RunResult = await asyncio.wrap_future(future)
         return result
 
-    async def stream(self, inputs: Mapping[str, Any] | None = None, /, **named: Any) -> AsyncIterator[Event]:
+    async def stream(self, inputs: Mapping[str, Any] | None = None, /, **named: Any) -> AsyncGenerator[Event, None]:
         """Run and yield every event as it happens, tokens included; leaving the loop early stops the run.
 
         Raises:
