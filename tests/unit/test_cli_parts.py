@@ -153,7 +153,7 @@ def test_doctor_names_a_broken_plugin_and_how_to_mend_it() -> None:
     class Broken:
         """Offers a function that cannot be read."""
 
-        @function  # type: ignore[untyped-decorator]
+        @function
         def untyped(self, x) -> int:  # type: ignore[no-untyped-def]
             """Return x."""
             return int(x)
