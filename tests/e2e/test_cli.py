@@ -31,7 +31,7 @@ steps:
 """
 
 
-def gristmill(*arguments: str, cwd: Path | None = None, **options: object) -> subprocess.CompletedProcess[str]:
+def gristmill(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "gristmill", *arguments],
         capture_output=True,
@@ -40,7 +40,6 @@ def gristmill(*arguments: str, cwd: Path | None = None, **options: object) -> su
         timeout=120,
         stdin=subprocess.DEVNULL,
         check=False,
-        **options,  # type: ignore[call-overload]
     )
 
 

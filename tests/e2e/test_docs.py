@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gristmill import Kernel
-from gristmill._cases import read_cases
+from gristmill._case_file import read_cases
 from gristmill._settings import load_settings
 from gristmill.testing import FakePlugin, check_plugin
 
@@ -39,7 +39,8 @@ def test_every_recipe_in_the_docs_checks_without_a_warning(where: str, text: str
 def test_every_case_file_in_the_docs_can_be_read(where: str, text: str, tmp_path: Path) -> None:
     path = tmp_path / "recipe.test.yaml"
     path.write_text(text)
-    assert read_cases(path), where
+    with Kernel(cache=False) as kernel:
+        assert read_cases(path, kernel.check("quickstart")), where
 
 
 @pytest.mark.parametrize(("where", "text"), blocks("toml"))
