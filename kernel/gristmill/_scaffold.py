@@ -104,9 +104,8 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field
-
 from gristmill import Context, FunctionError, GenerateRequest, Message, ModelRef, Sampling, function
+from pydantic import Field
 
 __all__ = ["@CLASS@"]
 
