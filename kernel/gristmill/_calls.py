@@ -141,7 +141,7 @@ class StepModel:
 
     def _record(self, n_answers: int, cached: list[bool], usages: list[Usage], started: float) -> None:
         elapsed_s = time.perf_counter() - started
-        usage = sum(usages, Usage())
+        usage = Usage.total(usages)
         calls = 0 if all(cached) else 1
         usage = usage.model_copy(update={"calls": calls, "elapsed_s": elapsed_s})
         self.log.usage = self.log.usage + usage

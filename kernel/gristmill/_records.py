@@ -18,6 +18,8 @@ from gristmill._errors import UsageError, suggest
 from gristmill._events import Event, StepFinished, Token
 from gristmill._types import ANY, Type, coerce
 
+_encode = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps would make an encoder for every line
+
 
 @dataclass(frozen=True, slots=True)
 class StepRecord:
@@ -42,7 +44,7 @@ class TraceWriter:
         if self._file is None or isinstance(event, Token):
             return
         try:
-            self._file.write(json.dumps(event.as_json(), ensure_ascii=False) + "\n")
+            self._file.write(_encode(event.as_json()) + "\n")
             if isinstance(event, StepFinished):
                 self._file.flush()
         except OSError as error:

@@ -153,7 +153,7 @@ class Run:
         return result
 
     def _usage(self) -> Usage:
-        return sum((result.usage for result in self.results.values()), Usage())
+        return Usage.total(result.usage for result in self.results.values())
 
     def _emit(self, event: Event) -> None:
         self.options.emit(event)
@@ -229,7 +229,7 @@ class Run:
             self._active.discard(step.name)
         elapsed_s = time.perf_counter() - started
         log = execution.log
-        usage = log.usage.model_copy(update={"elapsed_s": elapsed_s}) if log.n_answers else _no_usage(elapsed_s)
+        usage = log.usage.model_copy(update={"elapsed_s": elapsed_s}) if log.n_answers else Usage(elapsed_s=elapsed_s)
         self.names[step.name] = value
         self.results[step.name] = StepResult(value, status, usage, log.all_cached, elapsed_s)
         self._emit(
@@ -260,11 +260,6 @@ class Run:
             if name not in self.results:
                 self._cancel(name, f"step {step.name!r} failed")
                 pending += self._followers[name]
-
-
-def _no_usage(elapsed_s: float) -> Usage:
-    """Make the usage of a step that called no model, without validation: this is on the path of every step."""
-    return Usage.model_construct(elapsed_s=elapsed_s)
 
 
 def _one_line(error: BaseException) -> str:

@@ -6,7 +6,7 @@ step's result can be shared by any number of steps, kept in the cache, and compa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -41,6 +41,25 @@ class Usage(Value):
             cached_tokens=self.cached_tokens + other.cached_tokens,
             calls=self.calls + other.calls,
             elapsed_s=self.elapsed_s + other.elapsed_s,
+        )
+
+    @classmethod
+    def total(cls, usages: Iterable[Usage]) -> Usage:
+        """Add up many: one value is made, not one for each."""
+        prompt = completion = cached = calls = 0
+        elapsed_s = 0.0
+        for usage in usages:
+            prompt += usage.prompt_tokens
+            completion += usage.completion_tokens
+            cached += usage.cached_tokens
+            calls += usage.calls
+            elapsed_s += usage.elapsed_s
+        return cls(
+            prompt_tokens=prompt,
+            completion_tokens=completion,
+            cached_tokens=cached,
+            calls=calls,
+            elapsed_s=elapsed_s,
         )
 
 
@@ -127,13 +146,16 @@ class Message(Value):
     content: str
 
 
+_SCALARS = (str, int, float, bool)  # a tuple: `str | int` would be made anew for every value of every trace
+
+
 def plain(value: Any) -> Any:
     """Return `value` as JSON-ready data: models become objects, tuples lists, paths text.
 
     Raises:
         TypeError: a value that has no JSON form.
     """
-    if value is None or isinstance(value, str | int | float | bool):
+    if value is None or isinstance(value, _SCALARS):
         return value
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json")
