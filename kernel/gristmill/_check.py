@@ -420,7 +420,8 @@ class _RecipeChecker:
         values = self._provider_arguments(provider, arguments)
         missing = [part.name for part in provider.parameters.values() if part.required and part.name not in arguments]
         if missing:
-            self.report(use, f"{provider.name} needs {' and '.join(missing)}", code="missing")
+            hint = f"add {missing[0]}: beside `use:`"
+            self.report(use, f"{provider.name} needs {' and '.join(missing)}", hint=hint, code="missing")
         return ModelDeclaration(name, provider, values)
 
     def _provider_arguments(self, provider: ProviderSpec, nodes: Mapping[str, Node]) -> dict[str, Any]:
@@ -468,7 +469,8 @@ class _RecipeChecker:
         else:
             self.recipe.output = self.data(node)
             self.recipe.output_type = self.infer(self.recipe.output, steps.scope())
-        self._report_unused(self.recipe.output.references)
+        if not any(diagnostic.severity == "error" for diagnostic in self.document.diagnostics):
+            self._report_unused(self.recipe.output.references)
 
     def _report_unused(self, roots: frozenset[str]) -> None:
         used: set[str] = set()

@@ -127,7 +127,9 @@ class StepChecker:
         node = root.get("steps")
         if not isinstance(node, MapNode) or not node.entries:
             where = node or root.entries.get("name", (root, root))[0]
-            what = "steps is a mapping from names to steps" if node else "the recipe has no steps"
+            is_empty = node is None or (isinstance(node, MapNode) and not node.entries)
+            is_empty = is_empty or (isinstance(node, Scalar) and node.value is None)
+            what = "the recipe has no steps" if is_empty else "steps is a mapping from names to steps"
             self.owner.report(where, what, hint="steps: {answer: {prompt: ...}}")
             return
         for name, (key, value) in node.entries.items():
@@ -362,10 +364,12 @@ class _Flow:
         self.owner.unknown_keys(node, ("attempts", "backoff_s"), "retry")
         attempts, backoff = value.get("attempts", 2), value.get("backoff_s", 0)
         if not isinstance(attempts, int) or isinstance(attempts, bool) or attempts < 1:
-            self.owner.report(node, f"attempts is a whole number from 1, this is {shorten(attempts)}", code="type")
+            at = node.get("attempts") or node
+            self.owner.report(at, f"attempts is a whole number from 1, this is {shorten(attempts)}", code="type")
             attempts = 1
         if not isinstance(backoff, int | float) or isinstance(backoff, bool) or backoff < 0:
-            self.owner.report(node, f"backoff_s is a number of seconds, this is {shorten(backoff)}", code="type")
+            at = node.get("backoff_s") or node
+            self.owner.report(at, f"backoff_s is a number of seconds, this is {shorten(backoff)}", code="type")
             backoff = 0
         return Retry(attempts, float(backoff))
 

@@ -125,6 +125,9 @@ def _prefixes(path: str) -> frozenset[str]:
     return frozenset(".".join(parts[: n + 1]) for n in range(len(parts)))
 
 
+_TOKEN = re.compile(r"""[\w.]+|'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|.""", re.DOTALL)
+
+
 class _Inference:
     """One walk over one template."""
 
@@ -186,6 +189,9 @@ class _Inference:
             for name in names:
                 self._check_shadowing(name, scope)
             part = (item.item or ANY) if item.kind == "list" else ANY
+            if item.kind not in ("list", "any", "union"):
+                start, end = self.span(node.iter)
+                self.report(start, end, f"this loop unpacks lists, the items are {item}", "")
             bound = {name.name: part for name in names}
         inner = scope.bind({**bound, "loop": LOOP})
         if node.test is not None:
@@ -199,6 +205,7 @@ class _Inference:
         start, end = self.span(node)
         if iterable.nullable and iterable.kind != "any":
             self._report_null(node, iterable)
+            iterable = iterable.not_null()
         if iterable.kind == "list":
             return iterable.item or ANY
         if iterable.kind in ("map", "record") and not iterable.name:
@@ -223,7 +230,7 @@ class _Inference:
             return base, self._attribute_span(node)[1]
         if isinstance(node, nodes.Filter) and node.node is not None:
             return self.span(node.node)[0], start + len(node.name)
-        match = re.compile(r"[\w.]+|.").match(self.source, start)
+        match = _TOKEN.match(self.source, start)
         return start, match.end() if match else start + 1
 
     def _attribute_span(self, node: nodes.Getattr) -> tuple[int, int]:
@@ -338,7 +345,8 @@ class _Inference:
         names = list(spec.arguments)
         given: dict[str, Any] = {}
         if len(node.args) > len(names):
-            self.report(start, end, f"{node.name} takes at most {len(names)} arguments", f"it takes {', '.join(names)}")
+            most = f"at most {len(names)} arguments: {', '.join(names)}" if names else "no arguments"
+            self.report(start, end, f"{node.name} takes {most}", "")
         for name, value in zip(names, node.args, strict=False):
             self._argument(node, name, value, given, scope)
         for pair in node.kwargs:

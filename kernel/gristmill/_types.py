@@ -188,35 +188,52 @@ CHOICE = type_of(Choice)
 _SCHEMA_SCALARS = {"string": STRING, "integer": INTEGER, "number": NUMBER, "boolean": BOOLEAN, "null": NULL}
 
 
-def type_of_schema(schema: Any, definitions: Mapping[str, Any] | None = None) -> Type:
-    """Return the type that a JSON Schema describes (constraints on values aside)."""
-    if not isinstance(schema, Mapping):
-        return ANY
-    definitions = schema.get("$defs", definitions) or {}
-    if isinstance(reference := schema.get("$ref"), str):
-        return type_of_schema(definitions.get(reference.removeprefix("#/$defs/")), definitions)
-    if options := schema.get("anyOf") or schema.get("oneOf"):
-        return union(*(type_of_schema(option, definitions) for option in options))
-    values = schema.get("enum", [schema["const"]] if "const" in schema else None)
-    if isinstance(values, list):
-        return union(*(type_of_value(value) for value in values)) if values else ANY
-    kind = schema.get("type")
-    if isinstance(kind, list):
-        return union(*(type_of_schema({**schema, "type": one}, definitions) for one in kind))
-    if kind == "array":
-        return list_of(type_of_schema(schema.get("items"), definitions))
-    if kind == "object" or "properties" in schema:
-        return _object_type(schema, definitions)
-    return _SCHEMA_SCALARS.get(kind, ANY) if isinstance(kind, str) else ANY
+def type_of_schema(schema: Any) -> Type:
+    """Return the type that a JSON Schema describes (constraints on values aside); where it recurs it is "any"."""
+    return _SchemaReader(schema.get("$defs") if isinstance(schema, Mapping) else None).read(schema)
 
 
-def _object_type(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> Type:
-    properties = schema.get("properties")
-    if not isinstance(properties, Mapping):
-        return ANY_MAP
-    required = schema.get("required", [])
-    fields = {name: type_of_schema(part, definitions) for name, part in properties.items()}
-    return Type("record", fields={name: t if name in required else t.or_null() for name, t in fields.items()})
+class _SchemaReader:
+    """Reads one schema; each definition once, so that references cannot multiply."""
+
+    def __init__(self, definitions: Any) -> None:
+        self.definitions = definitions if isinstance(definitions, Mapping) else {}
+        self.known: dict[str, Type] = {}
+
+    def read(self, schema: Any) -> Type:
+        if not isinstance(schema, Mapping):
+            return ANY
+        if isinstance(reference := schema.get("$ref"), str):
+            return self._definition(reference.removeprefix("#/$defs/"))
+        options = schema.get("anyOf") or schema.get("oneOf")
+        if isinstance(options, list):
+            return union(*(self.read(option) for option in options))
+        values = schema.get("enum", [schema["const"]] if "const" in schema else None)
+        if isinstance(values, list):
+            return union(*(type_of_value(value) for value in values)) if values else ANY
+        kind = schema.get("type")
+        if isinstance(kind, list):
+            return union(*(self.read({**schema, "type": one}) for one in kind))
+        if kind == "array":
+            return list_of(self.read(schema.get("items")))
+        if kind == "object" or "properties" in schema:
+            return self._object(schema)
+        return _SCHEMA_SCALARS.get(kind, ANY) if isinstance(kind, str) else ANY
+
+    def _definition(self, name: str) -> Type:
+        if name not in self.known:
+            self.known[name] = ANY
+            self.known[name] = self.read(self.definitions.get(name))
+        return self.known[name]
+
+    def _object(self, schema: Mapping[str, Any]) -> Type:
+        properties = schema.get("properties")
+        if not isinstance(properties, Mapping):
+            return ANY_MAP
+        required = schema.get("required")
+        kept = required if isinstance(required, list) else ()
+        fields = {name: self.read(part) for name, part in properties.items()}
+        return Type("record", fields={name: t if name in kept else t.or_null() for name, t in fields.items()})
 
 
 def type_of_value(value: Any) -> Type:
@@ -454,22 +471,3 @@ _COERCERS: Mapping[str, Any] = {
     "map": _to_map,
     "record": _to_record,
 }
-
-
-def json_schema(target: Type) -> dict[str, Any]:
-    """Return the JSON Schema of literal values of `target` (2020-12)."""
-    if target.nullable and target.kind not in ("null", "any"):
-        return {"anyOf": [json_schema(target.not_null()), {"type": "null"}]}
-    if target.kind == "any":
-        return {}
-    if target.kind == "list":
-        return {"type": "array", "items": json_schema(target.item or ANY)}
-    if target.kind == "map":
-        return {"type": "object", "additionalProperties": json_schema(target.item or ANY)}
-    if target.kind == "union":
-        return {"anyOf": [json_schema(option) for option in target.options]}
-    if target.kind == "record":
-        return {"type": "object", "properties": {name: json_schema(part) for name, part in target.fields.items()}}
-    if target.literals:
-        return {"enum": list(target.literals)}
-    return {"type": "string" if target.kind == "path" else target.kind}
