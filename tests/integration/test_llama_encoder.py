@@ -35,6 +35,9 @@ def write_encoder(path: Path) -> None:
     """Write a GGUF file of a one-block BERT with mean pooling."""
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     words += [f"\u2581{chr(code)}" for code in range(97, 123)] + [chr(code) for code in range(97, 123)]
+    words += [f"\u2581{chr(code)}{chr(code)}" for code in range(97, 123)] + [
+        f"{chr(code)}{chr(code)}" for code in range(97, 123)
+    ]
     rng = np.random.default_rng(0)
     shapes: dict[str, tuple[int, ...]] = {
         "token_embd.weight": (len(words), WIDTH),

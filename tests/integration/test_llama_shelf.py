@@ -10,7 +10,7 @@ from gristmill import Completion, GenerateRequest, Message, Sampling
 from gristmill_plugins.llama import LlamaPlugin
 from gristmill_plugins.llama._client import LlamaModel
 
-RULES = "The mill grinds wheat on Monday, rye on Tuesday and barley on Wednesday. " * 20
+RULES = "The mill grinds wheat on Monday, rye on Tuesday and barley on Wednesday. " * 16
 
 
 async def answer(question: str) -> tuple[Completion, dict[str, int]]:
@@ -33,7 +33,7 @@ async def test_the_second_process_reads_only_the_question(monkeypatch: pytest.Mo
     other, warm = await answer("When is barley ground?")
     again, same = await answer("When is rye ground?")
     n_prompt = first.usage.prompt_tokens
-    assert cold["decoded"] >= n_prompt > 300
+    assert cold["decoded"] >= n_prompt > 260
     assert warm["decoded"] < 50
     assert same["decoded"] < 50
     assert other.text

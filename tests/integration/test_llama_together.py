@@ -75,7 +75,7 @@ def adapters(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def model(adapters: dict[str, Any]) -> AsyncIterator[LlamaModel]:
-    made = LlamaPlugin().llama(context_tokens=1024, adapters=adapters, max_running=6)
+    made = LlamaPlugin().llama(context_tokens=512, adapters=adapters, max_running=6)
     assert isinstance(made, LlamaModel)
     yield made
     await made.close()
@@ -107,7 +107,7 @@ async def test_adapters_of_concurrent_requests_do_not_mix(model: LlamaModel) -> 
 
 async def test_pins_and_fingerprint_name_the_adapters(model: LlamaModel, adapters: dict[str, Any]) -> None:
     assert set(model.pins()) == {"model", "adapter:tone", "adapter:taste"}
-    other = LlamaPlugin().llama(context_tokens=1024, adapters={**adapters, "tone": adapters["taste"]["path"]})
+    other = LlamaPlugin().llama(context_tokens=512, adapters={**adapters, "tone": adapters["taste"]["path"]})
     assert other.fingerprint != model.fingerprint
 
 
@@ -230,7 +230,7 @@ async def test_embeddings_are_unit_vectors_and_close_for_close_texts(model: Llam
 async def test_texts_beyond_the_context_are_cut_and_it_is_said(
     model: LlamaModel, caplog: pytest.LogCaptureFixture
 ) -> None:
-    vectors = await model.embed(["word " * 1500])
+    vectors = await model.embed(["word " * 700])
     assert vectors.shape == (1, 576)
     assert "1 of 1 texts were too long" in caplog.text
 

@@ -12,8 +12,7 @@ import importlib.metadata
 import importlib.util
 import json
 import logging
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from functools import cached_property
@@ -31,11 +30,10 @@ from gristmill import (
     Scores,
     Session,
 )
-from gristmill._errors import suggest
-from gristmill._jsonschema import problems
 from gristmill._models import Capability, OnDelta
 from gristmill_plugins.llama import _files, _gguf, _grammar, _probe, _template
 from gristmill_plugins.llama._answers import LlamaSession, as_completions, as_deltas
+from gristmill_plugins.llama._checks import check_generate, check_length, check_score, check_text
 from gristmill_plugins.llama._machine import cache_bytes, default_threads, free_bytes
 from gristmill_plugins.llama._process import EngineProcess
 from gristmill_plugins.llama._store import cache_folder
@@ -139,7 +137,8 @@ class LlamaModel(Model):
     # Calls
 
     async def generate(self, request: GenerateRequest, on_delta: OnDelta | None = None) -> list[Completion]:
-        self._check_request(request)
+        check_generate(request, adapters=self._options.adapters, model=self.name)
+        self._check_room([*request.messages, *(m for member in request.members for m in member.messages)])
         grammar = None if request.json_schema is None else _grammar.to_gbnf(request.json_schema)
         message = {
             "op": "generate",
@@ -157,8 +156,8 @@ class LlamaModel(Model):
         return as_completions(result, request)
 
     async def score(self, request: ScoreRequest) -> Scores:
-        self._check_texts(request.messages, request.choices)
-        self._check_adapters(request.adapters)
+        check_score(request, adapters=self._options.adapters, model=self.name)
+        self._check_room(request.messages)
         if not request.choices:
             return Scores(logprobs=())
         result = await self._call({"op": "score", "request": self._wire(request)})
@@ -168,7 +167,7 @@ class LlamaModel(Model):
         import numpy as np
 
         for text in texts:
-            self._check_text(text)
+            check_text(text, model=self.name)
         engine = await self._running_engine()
         frame = await engine.call({"op": "embed", "texts": list(texts)})
         result = frame.message["result"]
@@ -179,12 +178,13 @@ class LlamaModel(Model):
         return np.frombuffer(frame.blob, np.float32).reshape(result["shape"])
 
     async def count_tokens(self, text: str) -> int:
-        self._check_text(text)
+        check_text(text, model=self.name)
         result = await self._call({"op": "count", "text": text})
         return int(result["n_tokens"])
 
     async def open_session(self, request: GenerateRequest) -> Session:
-        self._check_request(request)
+        check_generate(request, adapters=self._options.adapters, model=self.name)
+        self._check_room(request.messages)
         if request.members or request.json_schema is not None:
             raise CapabilityError(f"{self.name} opens sessions only without members and schema")
         engine = await self._running_engine()
@@ -193,7 +193,6 @@ class LlamaModel(Model):
 
     async def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         """Return the token ids of the prompt that these messages make."""
-        self._check_texts(messages)
         request = GenerateRequest(messages=tuple(messages)).model_dump(mode="json")
         result = await self._call({"op": "prompt", "messages": request["messages"]})
         return list(result["ids"])
@@ -212,73 +211,20 @@ class LlamaModel(Model):
         """The engine's process id, while one runs."""
         return self._engine.pid if self._engine is not None and self._engine.usable else None
 
-    # Checks
+    # Requests on the wire
 
-    def _check_request(self, request: GenerateRequest) -> None:
-        if not request.sample_indices:
-            raise self._refusal("the request asks for no sample")
-        if request.members:
-            self._check_members(request)
-        else:
-            self._check_texts(request.messages, request.sampling.stop)
-        self._check_adapters(request.adapters)
-        if request.sampling.beam_width > 1 and (
-            request.members or request.json_schema is not None or request.top_logprobs is not None
-        ):
-            raise CapabilityError(f"{self.name} searches with beams only without schema, members and log-probabilities")
-        if request.json_schema is not None and (found := problems(request.json_schema)):
-            raise self._refusal(f"the schema cannot be kept to: {'; '.join(map(str, found))}")
-
-    def _check_members(self, request: GenerateRequest) -> None:
-        if request.messages:
-            raise self._refusal("a request with members has its messages in them")
-        weights = [member.weight for member in request.members]
-        if min(weights) < 0 or not 0 < sum(weights) < math.inf:
-            raise self._refusal(f"the members' weights are {weights}: they must not be negative, nor all zero")
-        for member in request.members:
-            self._check_texts(member.messages, request.sampling.stop)
-            self._check_adapters(member.adapters)
-
-    def _check_texts(self, messages: Iterable[Message], texts: Iterable[str] = ()) -> None:
-        contents = [message.content for message in messages]
-        if not any(contents):
-            raise self._refusal("the prompt is empty")
-        for text in (*contents, *texts):
-            self._check_text(text)
-        self._check_length(contents)
-
-    def _check_length(self, texts: Iterable[str]) -> None:
+    def _check_room(self, messages: Sequence[Message]) -> None:
         """Refuse at once what cannot fit however it is tokenised: ten megabytes would take 13 seconds."""
-        least = sum(map(len, texts)) // self._longest_token
-        if least >= self.context_tokens:
-            raise self._refusal(
-                f"the prompt takes at least {least} tokens, and the context of {self.name} holds {self.context_tokens}",
-                hint="shorten the prompt, or declare the model with more context_tokens",
-            )
+        check_length(
+            (message.content for message in messages),
+            longest_token=self._longest_token,
+            context_tokens=self.context_tokens,
+            model=self.name,
+        )
 
     @cached_property
     def _longest_token(self) -> int:
         return max(map(len, self._header.tokens), default=1) or 1
-
-    def _check_text(self, text: str) -> None:
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise self._refusal(
-                f"the text holds {text[error.start]!r} at position {error.start}, half of a character",
-                hint="decode the input with errors='replace', or mend where it comes from",
-            ) from error
-
-    def _check_adapters(self, adapters: Mapping[str, float]) -> None:
-        for name in adapters:
-            if name not in self._options.adapters:
-                raise self._refusal(
-                    f"{name!r} is not an adapter of {self.name}: {suggest(name, self._options.adapters)}",
-                    hint="adapters are declared with the model, under `adapters: {name: path}`",
-                )
-
-    def _refusal(self, text: str, *, hint: str | None = None) -> ModelError:
-        return ModelError(text, model=self.name, cause="request", hint=hint)
 
     def _wire(self, request: GenerateRequest | ScoreRequest) -> dict[str, Any]:
         """Return a request as JSON-ready data, its adapter scales as the engine applies them."""

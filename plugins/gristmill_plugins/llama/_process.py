@@ -237,9 +237,12 @@ class EngineProcess:
 
 def _spawn() -> subprocess.Popen[bytes]:
     """Start the child. `-P` keeps the current folder, which may hold anything, off its import path."""
-    # Threads that wait by spinning make llama.cpp ten times slower as soon as anything else wants the
-    # processor (measured: 133 against 12 ms a token on 2 busy cores); sleeping costs next to nothing.
-    environment = {"OMP_WAIT_POLICY": "passive"} | os.environ
+    # Threads that wait by spinning for long make llama.cpp several times slower as soon as anything else wants the
+    # processor, another engine for one. Measured on 2 cores, milliseconds a token, libgomp's default against 100
+    # rounds: 6.4 and 9.0 on a quiet machine, 154 and 24 beside two busy loops; none in batches of 8 when quiet.
+    environment = dict(os.environ)
+    if "OMP_WAIT_POLICY" not in environment:
+        environment.setdefault("GOMP_SPINCOUNT", "100")
     environment["GGML_NO_BACKTRACE"] = "1"  # an abort would start a debugger and stall for minutes
     environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
     command = [sys.executable, "-P", "-m", "gristmill_plugins.llama._engine", str(os.getpid())]
