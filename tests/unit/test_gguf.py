@@ -446,9 +446,12 @@ A = "llama"
         (f"{A}.rope.dimension_count", "u32", 14, "'llama.rope.dimension_count' is 14 for attention heads of 16"),
         (f"{A}.rope.scaling.type", "str", "linaer", "'llama.rope.scaling.type' is 'linaer': did you mean 'linear'?"),
         (f"{A}.rope.scaling.type", "u32", 1, "'llama.rope.scaling.type' is 1: there is: linear, longrope, none, yarn"),
-        (f"{A}.rope.scaling.factor", "f32", math.inf, "'llama.rope.scaling.factor' is inf: it must be a number from 0"),
+        (f"{A}.rope.scaling.factor", "f32", math.inf, "'llama.rope.scaling.factor' is inf: it must be a number from 0 to a million"),
         (f"{A}.rope.freq_base", "f32", 0.0, "'llama.rope.freq_base' is 0.0: it must be a number above 0"),
-        (f"{A}.attention.scale", "f32", math.nan, "'llama.attention.scale' is nan: it must be a finite number"),
+        (f"{A}.attention.scale", "f32", math.nan, "'llama.attention.scale' is nan: it must be a number up to a million"),
+        (f"{A}.rope.scaling.attn_factor", "f32", 1e30, "'llama.rope.scaling.attn_factor' is 1.0000000150474662e+30: it must be"),
+        (f"{A}.expert_used_count", "[str]", ["a"], "'llama.expert_used_count' is of type [str], not u32"),
+        (f"{A}.attention.head_count", "[f32]", [1.5], "'llama.attention.head_count' is of type [f32], not u32"),
         (f"{A}.expert_count", "u32", 2**31, "'llama.expert_count' is 2,147,483,648: it must lie between 0 and 1,024"),
         (f"{A}.expert_count", "u32", 4, "0 of 4 experts are used"),
         (f"{A}.expert_used_count", "u32", 2, "2 of 0 experts are used"),
@@ -472,6 +475,9 @@ A = "llama"
         ("tokenizer.ggml.eos_token_id", "u32", 2**32 - 1, "'tokenizer.ggml.eos_token_id' is 4,294,967,295: the vocabulary has 261 tokens"),
         ("tokenizer.ggml.eos_token_id", "i32", 2, "'tokenizer.ggml.eos_token_id' is of type i32, not u32"),
         ("tokenizer.ggml.padding_token_id", "u32", 2**32 - 1, None),
+        ("tokenizer.ggml.add_eos_token", "bool", True, None),
+        ("tokenizer.ggml.model", "str", "rwkv", "the vocabulary has no token for the byte 0x00"),
+        ("tokenizer.ggml.model", "str", "bert", None),
         ("tokenizer.ggml.add_bos_token", "u32", 1, "'tokenizer.ggml.add_bos_token' is of type u32, not bool"),
         ("tokenizer.ggml.merges", None, None, "'tokenizer.ggml.merges' is missing"),
         ("tokenizer.ggml.merges", "[u8]", [1], "'tokenizer.ggml.merges' is of type [u8], not a list of texts"),
@@ -520,6 +526,36 @@ def test_missing_and_misshapen_tensors_are_refused(tmp_path: Path, change: Calla
     change(made)
     path = made.write(tmp_path / "tiny.gguf")
     assert reason in refused(lambda: check_model(path), path)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "reason"),
+    [
+        (
+            "blk.0.attn_norm.weight",
+            "F16",
+            "tensor 'blk.0.attn_norm.weight' is of type F16; norms, biases and vectors are F32",
+        ),
+        ("output_norm.weight", "I32", "tensor 'output_norm.weight' is of type I32; norms, biases and vectors are F32"),
+        ("blk.0.attn_q.bias", "Q8_0", "tensor 'blk.0.attn_q.bias' is of type Q8_0; norms, biases and vectors are F32"),
+        ("blk.0.attn_q.weight", "Q8_1", "tensor 'blk.0.attn_q.weight' is of type Q8_1, which weights cannot have"),
+        ("blk.0.ffn_up.weight", "F64", "tensor 'blk.0.ffn_up.weight' is of type F64, which weights cannot have"),
+        ("blk.0.attn_k.weight", "I64", "tensor 'blk.0.attn_k.weight' is of type I64, which weights cannot have"),
+        ("blk.0.attn_k.weight", "BF16", None),
+        ("blk.0.attn_k.weight", "Q8_0", None),
+    ],
+)
+def test_a_tensor_of_a_type_without_kernels_is_refused(
+    tmp_path: Path, name: str, kind: str, reason: str | None
+) -> None:
+    made = model()
+    shape = made.tensors[name][0] if name in made.tensors else (WIDTH,)
+    made.tensor(name, *shape, kind=kind, data=b"\1" * TENSOR_TYPES_BY_NAME[kind].size_bytes(shape))
+    path = made.write(tmp_path / "typed.gguf")
+    if reason is None:
+        check_model(path)
+    else:
+        assert reason in refused(lambda: check_model(path), path)
 
 
 def test_a_fused_attention_matrix_stands_for_three(tmp_path: Path) -> None:
@@ -571,6 +607,57 @@ def test_a_cut_off_character_map_is_refused(tmp_path: Path, kind: str, content: 
         check_model(path)
     else:
         assert reason in refused(lambda: check_model(path), path)
+
+
+@pytest.mark.parametrize("model_name", ["bert", "rwkv"])
+def test_byte_tokens_where_the_tokenizer_has_none_are_refused(tmp_path: Path, model_name: str) -> None:
+    made = model()
+    made.metadata["tokenizer.ggml.model"] = ("str", model_name)
+    made.metadata["tokenizer.ggml.token_type"] = ("[i32]", [6] * len(TOKENS))
+    path = made.write(tmp_path / "bytes.gguf")
+    reason = f"it has tokens of type byte, which a {model_name} vocabulary has not"
+    assert reason in refused(lambda: check_model(path), path)
+
+
+def test_a_vocabulary_without_the_token_it_is_told_to_add_is_refused(tmp_path: Path) -> None:
+    made = model()
+    del made.metadata["tokenizer.ggml.bos_token_id"]
+    made.metadata["tokenizer.ggml.add_bos_token"] = ("bool", True)
+    path = made.write(tmp_path / "bos.gguf")
+    reason = "'tokenizer.ggml.add_bos_token' is set and 'tokenizer.ggml.bos_token_id' is missing"
+    assert reason in refused(lambda: check_model(path), path)
+
+
+def test_a_vocabulary_smaller_than_its_usual_special_tokens_is_refused(tmp_path: Path) -> None:
+    made = model()
+    made.metadata["tokenizer.ggml.tokens"] = ("[str]", TOKENS[:5])
+    made.metadata["tokenizer.ggml.token_type"] = ("[i32]", [1] * 5)
+    path = made.write(tmp_path / "few.gguf")
+    assert "a vocabulary of 5 tokens is too small" in refused(lambda: check_model(path), path)
+
+
+def test_an_rwkv_vocabulary_with_every_byte_passes(tmp_path: Path) -> None:
+    made = model()
+    names = {9: "\\t", 10: "\\n", 13: "\\r", 92: "\\\\", 39: "\\'"}
+    bytes_ = [names.get(byte, chr(byte) if 31 < byte < 127 else f"\\x{byte:02x}") for byte in range(256)]
+    made.metadata["tokenizer.ggml.model"] = ("str", "rwkv")
+    made.metadata["tokenizer.ggml.tokens"] = ("[str]", ["<s>", *bytes_, "he", "ll", "lo", "ho"])
+    check_model(made.write(tmp_path / "rwkv.gguf"))
+
+
+def test_an_architecture_that_turns_positions_in_sections_needs_one(tmp_path: Path) -> None:
+    made = model()
+    made.metadata = {
+        key.replace("llama.", "qwen2vl.") if isinstance(key, str) else key: value
+        for key, value in made.metadata.items()
+    }
+    made.metadata["general.architecture"] = ("str", "qwen2vl")
+    path = made.write(tmp_path / "none.gguf")
+    assert "'qwen2vl.rope.dimension_sections' is None: one of the first three" in refused(
+        lambda: check_model(path), path
+    )
+    made.metadata["qwen2vl.rope.dimension_sections"] = ("[i32]", [4, 2, 2, 0])
+    check_model(made.write(tmp_path / "some.gguf"))
 
 
 # -- weights -------------------------------------------------------------------------------------------------------------
@@ -690,12 +777,24 @@ def test_an_adapter_made_for_the_model_passes(tmp_path: Path, base: GGUFHeader) 
     assert check_adapter(adapter().write(tmp_path / "lora.gguf"), base).metadata["adapter.type"] == "lora"
 
 
-def test_an_adapter_without_alpha_and_one_of_the_embedding_pass(tmp_path: Path, base: GGUFHeader) -> None:
+def test_an_adapter_without_alpha_passes(tmp_path: Path, base: GGUFHeader) -> None:
     made = adapter()
     del made.metadata["adapter.lora.alpha"]
+    check_adapter(made.write(tmp_path / "lora.gguf"), base)
+
+
+def test_an_adapter_of_the_embedding_passes_only_where_the_output_is_another_matrix(
+    tmp_path: Path, base: GGUFHeader
+) -> None:
+    made = adapter()
     made.tensor("token_embd.weight.lora_a", 4, len(TOKENS))
     made.tensor("token_embd.weight.lora_b", 4, WIDTH)
-    check_adapter(made.write(tmp_path / "lora.gguf"), base)
+    path = made.write(tmp_path / "lora.gguf")
+    reason = "it adapts 'token_embd.weight', which base.gguf uses for its output as well"
+    assert reason in refused(lambda: check_adapter(path, base), path)
+    untied = model()
+    untied.tensor("output.weight", WIDTH, len(TOKENS))
+    check_adapter(path, check_model(untied.write(tmp_path / "untied.gguf")))
 
 
 def nan_tensor(made: Gguf) -> None:

@@ -206,14 +206,7 @@ class _Transfer:
         raise self.error(f"the server redirects more than {_MOST_REDIRECTS} times", "check HF_ENDPOINT if it is set")
 
     def _next(self, url: httpx.URL, location: str) -> httpx.URL:
-        import httpx
-
-        try:
-            following = url.join(location)
-        except httpx.InvalidURL as error:
-            raise self.error(f"the server redirects to {location!r}: {error}", "try another endpoint") from error
-        if not following.host and following.scheme in ("http", "https"):
-            raise self.error(f"the server redirects to {location!r}, which names no host", "try another endpoint")
+        following = url.join(location)
         if following.scheme != "https" and (url.scheme == "https" or following.scheme != "http"):
             raise self.error(f"the server redirects to {following.scheme}, without encryption", "try another endpoint")
         return following

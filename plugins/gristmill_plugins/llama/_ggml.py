@@ -78,6 +78,9 @@ TENSOR_TYPES: Mapping[int, TensorType] = MappingProxyType(
 )
 TENSOR_TYPES_BY_NAME: Mapping[str, TensorType] = MappingProxyType({each.name: each for each in TENSOR_TYPES.values()})
 
+NO_WEIGHT_TYPES = frozenset({"I8", "I16", "I32", "I64", "F64", "Q8_1", "Q8_K"})
+"""Types that matrices cannot have: integers and intermediate results. (DeepSeek's tid2eid is a table.)"""
+
 _ARCHITECTURES = """
 afmoe apertus arcee arctic arwkv7 baichuan bailingmoe bailingmoe2 bailingmoe3 bert bitnet bloom chameleon chatglm
 codeshell cogvlm cohere2 cohere2moe command-r dbrx deci deepseek deepseek2 deepseek2-ocr deepseek32 deepseek4 dflash
@@ -105,3 +108,8 @@ TOKENIZERS = frozenset({"llama", "bert", "gpt2", "hybriddna", "whitespace", "t5"
 """What `tokenizer.ggml.model` may be for a model that reads text."""
 
 ROPE_SCALINGS = frozenset({"none", "linear", "yarn", "longrope"})
+
+SECTIONED_ROPE = frozenset(
+    {"qwen2vl", "paddleocr", "qwen3vl", "qwen3vlmoe", "qwen35", "qwen35moe", "qwen4exp", "qwen3tts"}
+)
+"""Architectures that turn positions in sections; without any, llama.cpp aborts at the first token."""

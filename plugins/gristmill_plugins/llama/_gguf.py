@@ -19,9 +19,11 @@ from gristmill_plugins.llama._ggml import (
     ARCHITECTURES,
     MAX_EXPERTS,
     MAX_LAYERS,
+    NO_WEIGHT_TYPES,
     PLAIN_DECODERS,
     RECURRENT,
     ROPE_SCALINGS,
+    SECTIONED_ROPE,
 )
 from gristmill_plugins.llama._gguf_reader import GGUFHeader, TensorInfo, read_header
 from gristmill_plugins.llama._store import file_error, hash_file, recall, remember
@@ -33,6 +35,12 @@ __all__ = ["GGUFHeader", "TensorInfo", "check_adapter", "check_model", "read_hea
 MAX_WIDTH = 1 << 20
 MAX_CONTEXT = 1 << 28
 _MOST_SHOWN = 6
+_SCALES = (
+    *("rope.scaling.alpha", "rope.scaling.yarn_log_multiplier", "attention.scale", "attention.max_alibi_bias"),
+    *("attention.clamp_kqv", "logit_scale", "embedding_scale", "residual_scale", "attn_logit_softcapping"),
+    "final_logit_softcapping",
+)
+"""Numbers that everything is multiplied with or cut off at: an absurd one makes every answer a NaN."""
 
 
 def check_model(path: str | Path) -> GGUFHeader:
@@ -106,10 +114,8 @@ def _kind_problems(header: GGUFHeader) -> Iterator[str]:
 
 
 def _model_problems(header: GGUFHeader) -> Iterator[str]:
-    sizes = list(_size_problems(header))
+    sizes = [*_size_problems(header), *_rope_problems(header), *_expert_problems(header)]
     yield from sizes
-    yield from _rope_problems(header)
-    yield from _expert_problems(header)
     yield from vocabulary_problems(header)
     if not sizes:
         yield from _tensor_problems(header)
@@ -132,13 +138,13 @@ class _Hyperparameters:
 
     def integer(self, key: str, default: int = 0) -> int:
         value = self.raw(key)
-        return value if isinstance(value, int) else default
+        return value if type(value) is int else default  # a bool is an int to isinstance
 
     def per_layer(self, key: str, layer: int, default: int = 0) -> int:
         value = self.raw(key)
         if isinstance(value, tuple):
-            return int(value[layer]) if layer < len(value) else default
-        return value if isinstance(value, int) else default
+            value = value[layer] if layer < len(value) else default
+        return value if type(value) is int else default
 
 
 def _size_problems(header: GGUFHeader) -> Iterator[str]:
@@ -219,9 +225,14 @@ def _rope_problems(header: GGUFHeader) -> Iterator[str]:
     yield from _number_problems(values, "rope.freq_base", lambda base: base > 0, positive)
     yield from _number_problems(values, "rope.freq_base_swa", lambda base: base > 0, positive)
     for key in ("rope.scaling.factor", "rope.scale_linear", "rope.scaling.attn_factor"):
-        yield from _number_problems(values, key, lambda factor: factor >= 0, "a number from 0")
-    for key in ("rope.scaling.alpha", "rope.scaling.yarn_log_multiplier", "attention.scale", "logit_scale"):
-        yield from _number_problems(values, key, lambda _: True, "a finite number")
+        yield from _number_problems(values, key, lambda factor: 0 <= factor <= 1e6, "a number from 0 to a million")
+    for key in _SCALES:
+        yield from _number_problems(values, key, lambda scale: abs(scale) <= 1e6, "a number up to a million")
+    sections = values.raw("rope.dimension_sections")
+    if header.architecture in SECTIONED_ROPE and not (
+        isinstance(sections, tuple) and any(type(part) is int and part > 0 for part in sections[:3])
+    ):
+        yield f"{values.name('rope.dimension_sections')!r} is {sections!r:.40}: one of the first three must be above 0"
     if values.has("rope.dimension_count"):
         yield from _count_problems(values, "rope.dimension_count", 0, 1 << 16)
         heads = values.per_layer("attention.head_count", 0)
@@ -238,7 +249,9 @@ def _expert_problems(header: GGUFHeader) -> Iterator[str]:
             yield from _count_problems(values, key, 0, MAX_EXPERTS)
     experts, groups = values.integer("expert_count"), values.integer("expert_group_count")
     raw = values.raw("expert_used_count")
-    used = max(raw, default=0) if isinstance(raw, tuple) else values.integer("expert_used_count")
+    used = max((count for count in raw if type(count) is int), default=0) if isinstance(raw, tuple) else raw or 0
+    if not isinstance(used, int):
+        return  # its type was told above
     if used > experts or (experts and not used):
         yield f"{used} of {experts} experts are used"
     if groups and (groups >= experts or experts % groups):
@@ -254,6 +267,7 @@ def _tensor_problems(header: GGUFHeader) -> Iterator[str]:
         yield "tensor 'token_embd.weight' is missing"
         return
     yield from _block_problems(header, tensors)
+    yield from _type_problems(header)
     if header.architecture in PLAIN_DECODERS and not values.integer("expert_count"):
         yield from _plain_tensor_problems(header, tensors)
     elif header.tokens and tensors["token_embd.weight"].shape[-1] != len(header.tokens):
@@ -270,6 +284,17 @@ def _block_problems(header: GGUFHeader, tensors: Iterable[str]) -> Iterator[str]
     # deci (Nemotron) drops whole layers; T5 and the codecs name theirs otherwise.
     if missing and header.architecture != "deci" and (numbers or header.architecture in PLAIN_DECODERS):
         yield f"it has no tensors for layer {missing[0]} of {layers}"
+
+
+def _type_problems(header: GGUFHeader) -> Iterator[str]:
+    """Find tensors of a type that llama.cpp's kernels have no path for: it aborts or segfaults at the first token."""
+    for tensor in header.tensors:
+        added = tensor.name.endswith(".bias") or "norm" in tensor.name.rpartition(".")[0].rpartition(".")[2]
+        if added or (len(tensor.shape) == 1 and tensor.type != "I32"):
+            if tensor.type != "F32":
+                yield f"tensor {tensor.name!r} is of type {tensor.type}; norms, biases and vectors are F32"
+        elif tensor.type in NO_WEIGHT_TYPES and "tid2eid" not in tensor.name:
+            yield f"tensor {tensor.name!r} is of type {tensor.type}, which weights cannot have"
 
 
 def _plain_tensor_problems(header: GGUFHeader, tensors: dict[str, TensorInfo]) -> Iterator[str]:
@@ -344,6 +369,9 @@ def _adapter_problems(header: GGUFHeader, base: GGUFHeader) -> Iterator[str]:
             yield f"tensor {name!r} has no {other.rpartition('.')[2]} beside it"
         elif target not in targets:
             yield f"tensor {target!r} does not exist in {base.path.name}"
+        elif target == "token_embd.weight" and "output.weight" not in targets:
+            # Such a base uses the embedding for its output as well, where llama.cpp aborts on the pair's shape.
+            yield f"it adapts 'token_embd.weight', which {base.path.name} uses for its output as well"
         elif tensor.type not in ("F32", "F16", "BF16", "Q8_0"):
             yield f"tensor {name!r} is of type {tensor.type}; adapters are F32, F16, BF16 or Q8_0"
         elif part == "lora_a":

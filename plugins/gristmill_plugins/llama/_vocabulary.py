@@ -40,6 +40,8 @@ def vocabulary_problems(header: GGUFHeader) -> Iterator[str]:
             yield from _byte_token_problems(header, needs_hex=model == "plamo2")
         elif model == "t5":
             yield from _character_map_problems(header)
+        elif model == "rwkv":
+            yield from _rwkv_problems(header)
 
 
 def _token_problems(header: GGUFHeader) -> Iterator[str]:
@@ -69,7 +71,12 @@ def _side_array_problems(header: GGUFHeader) -> Iterator[str]:
 
 
 def _byte_type_problems(header: GGUFHeader) -> Iterator[str]:
-    # llama.cpp takes characters 3 and 4 of such a token as hexadecimal digits, whatever stands there.
+    # llama.cpp takes characters 3 and 4 of such a token as hexadecimal digits, whatever stands there, and aborts on
+    # one where the tokenizer has no use for it.
+    if header.metadata["tokenizer.ggml.model"] in ("bert", "rwkv"):
+        if _BYTE_TYPE in header.metadata["tokenizer.ggml.token_type"]:
+            yield f"it has tokens of type byte, which a {header.metadata['tokenizer.ggml.model']} vocabulary has not"
+        return
     pattern = re.compile(r"<0x[0-9A-Fa-f]{2}>")
     for index, (token, kind) in enumerate(
         zip(header.tokens, header.metadata["tokenizer.ggml.token_type"], strict=True)
@@ -93,8 +100,13 @@ def _special_problems(header: GGUFHeader) -> Iterator[str]:
         name = f"tokenizer.ggml.{key}"
         if header.types.get(name, "bool") != "bool":
             yield f"{name!r} is of type {header.types[name]}, not bool"
-    if header.metadata.get("tokenizer.ggml.model") == "gpt2" and len(header.tokens) < 12:
-        # llama.cpp's default begin and end token of such a vocabulary is number 11.
+        elif key in ("add_bos_token", "add_eos_token") and header.metadata.get(name):
+            marker = f"tokenizer.ggml.{key[4:7]}_token_id"
+            if marker not in header.metadata and header.metadata["tokenizer.ggml.model"] != "llama":
+                yield f"{name!r} is set and {marker!r} is missing"
+    # Where a file names no special tokens, llama.cpp takes the usual numbers: 11 for gpt2, up to 103 for bert.
+    least = {"gpt2": 12, "bert": 104}.get(str(header.metadata["tokenizer.ggml.model"]), 4)
+    if len(header.tokens) < least:
         yield f"a vocabulary of {len(header.tokens)} tokens is too small"
 
 
@@ -131,3 +143,15 @@ def _character_map_problems(header: GGUFHeader) -> Iterator[str]:
     content = bytes(byte & 0xFF for byte in header.metadata[name])
     if len(content) < 4 or int.from_bytes(content[:4], "little") + 4 >= len(content):
         yield f"{name!r} is cut off"
+
+
+def _rwkv_problems(header: GGUFHeader) -> Iterator[str]:
+    # llama.cpp goes round for ever on a byte that begins tokens and is none itself.
+    known = set(header.tokens)
+    for byte in range(256):
+        spellings = {f"\\x{byte:02x}"}
+        if byte < 128:
+            spellings |= {chr(byte), repr(chr(byte))[1:-1]} | ({f"\\{chr(byte)}"} if chr(byte) in "\\'\"" else set())
+        if not spellings & known:
+            yield f"the vocabulary has no token for the byte 0x{byte:02X}, so it cannot read every text"
+            return
