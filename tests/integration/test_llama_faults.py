@@ -257,3 +257,14 @@ async def test_an_engine_is_gone_two_seconds_after_its_parent_was_killed() -> No
     while is_running(pid) and time.monotonic() < deadline:
         await asyncio.sleep(0.05)
     assert not is_running(pid)
+
+
+async def test_an_engine_caught_in_native_code_is_ended_though_it_says_it_lives(
+    model: LlamaModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gristmill_plugins.llama._process.STEP_S", -1.0)
+    with pytest.raises(ModelError, match="was at one step for -1 seconds and was ended") as caught:
+        await asyncio.wait_for(model.generate(ask("Tell a story", sampling=ENDLESS)), 10)
+    assert caught.value.cause == "timeout"
+    monkeypatch.undo()
+    assert (await model.generate(ask("Hello")))[0].text

@@ -84,7 +84,7 @@ class LlamaModel(Model):
         self._engine: EngineProcess | None = None
         self._loaded: object = None
         """The state of the file that the engine has loaded."""
-        self._starting = asyncio.Lock()
+        self._lock: tuple[asyncio.AbstractEventLoop, asyncio.Lock] | None = None
         self._records = _probe.ProbeRecords()
         self.loading: float | None = None
         """How much of the model has loaded, while it does."""
@@ -202,9 +202,10 @@ class LlamaModel(Model):
         return dict(await self._call({"op": "counters"}))
 
     async def close(self) -> None:
-        engine, self._engine = self._engine, None
-        if engine is not None:
-            await engine.close()
+        async with self._loading_lock():
+            engine, self._engine = self._engine, None
+            if engine is not None:
+                await engine.close()
 
     @property
     def engine_pid(self) -> int | None:
@@ -247,13 +248,20 @@ class LlamaModel(Model):
         """Return the engine, started if there is none or the last one ended."""
         if (engine := self._usable_engine()) is not None:
             return engine
-        async with self._starting:
+        async with self._loading_lock():
             if (engine := self._usable_engine()) is not None:
                 return engine
             if self._engine is not None:
                 self._engine.kill()
             self._engine = await self._start()
             return self._engine
+
+    def _loading_lock(self) -> asyncio.Lock:
+        """Return the lock under which engines come and go; each event loop has its own."""
+        loop = asyncio.get_running_loop()
+        if self._lock is None or self._lock[0] is not loop:
+            self._lock = loop, asyncio.Lock()
+        return self._lock[1]
 
     def _usable_engine(self) -> EngineProcess | None:
         engine = self._engine

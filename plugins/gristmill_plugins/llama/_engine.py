@@ -348,12 +348,15 @@ def _serve(wire: Wire, log: _native.NativeLog) -> None:
     while True:
         if engine.idle:
             wire.working.clear()
+            wire.step_began = None
             frame = wire.inbox.get()
             wire.working.set()
+            wire.step_began = time.monotonic()
             if frame.message["op"] == "close":
                 engine.close()
                 return
             engine.handle(frame)
+        wire.step_began = time.monotonic()
         while not wire.inbox.empty():
             frame = wire.inbox.get()
             if frame.message["op"] == "close":

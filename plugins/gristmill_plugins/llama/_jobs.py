@@ -60,6 +60,8 @@ class _Sample:
     branches: list[Branch]
     rows: list[Floats | None]
     n_tokens: int = 0
+    n_told: int = 0
+    """How many of the tokens have been reported with a piece of text."""
     finish_reason: str | None = None
     logprobs: list[dict[str, Any]] = field(default_factory=list)
 
@@ -190,8 +192,7 @@ class GenerateJob:
         if self._request.top_logprobs is not None:
             sample.logprobs.append(self._logprob(token, logits))
         piece = sample.text.feed(self._piece(sample, token))
-        if piece:
-            self._report.delta(sample.index, piece, 1)
+        self._tell(sample, piece)
         if sample.text.stopped:
             self._end(sample, "stop")
         elif sample.n_tokens >= self._most:
@@ -199,6 +200,12 @@ class GenerateJob:
         else:
             for branch in sample.branches:
                 branch.tokens.append(token)
+
+    def _tell(self, sample: _Sample, piece: str) -> None:
+        """Report text that is certain now, with the tokens since the last report."""
+        if piece:
+            self._report.delta(sample.index, piece, sample.n_tokens - sample.n_told)
+            sample.n_told = sample.n_tokens
 
     def _piece(self, sample: _Sample, token: int) -> bytes:
         """Return the bytes of a token; SentencePiece marks the first word of a text with a space."""
@@ -208,8 +215,7 @@ class GenerateJob:
         return piece
 
     def _end(self, sample: _Sample, reason: str) -> None:
-        if rest := sample.text.finish():
-            self._report.delta(sample.index, rest, 0)
+        self._tell(sample, sample.text.finish())
         sample.finish_reason = reason
         for branch in sample.branches:
             branch.closed = True

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from gristmill_plugins.llama._store import cache_folder, write_atomically
 
-CRASHES = frozenset({-signal.SIGSEGV, -signal.SIGILL, -signal.SIGBUS})
+CRASHES = frozenset(-signal.Signals[name] for name in ("SIGSEGV", "SIGILL", "SIGBUS") if hasattr(signal, name))
 
 
 @dataclass(frozen=True, slots=True)

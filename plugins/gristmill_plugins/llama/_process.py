@@ -27,6 +27,9 @@ from gristmill_plugins.llama import _protocol
 
 SILENCE_S = 8.0
 """A process with work says that it is alive every second; one that is silent for so long hangs."""
+STEP_S = 300.0
+"""A process that says so, but has been at one step for this long, is caught in native code. A step is at most one
+batch; a model that reads 256 tokens more slowly than this is of no use."""
 EXIT_S = 2.0
 N_STDERR_LINES = 40
 
@@ -53,6 +56,7 @@ class EngineProcess:
         self._outbox: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._stderr: deque[str] = deque(maxlen=N_STDERR_LINES)
         self._heard = time.monotonic()
+        self._step_s = 0.0
         self._process: subprocess.Popen[bytes] | None = None
         self._ended = asyncio.Event()
         self._error: GristmillError | None = None
@@ -120,9 +124,11 @@ class EngineProcess:
             if not self._calls:
                 continue
             waited_s = time.monotonic() - max(self._heard, min(call.since for call in self._calls.values()))
-            if waited_s > SILENCE_S:
+            if waited_s > SILENCE_S or self._step_s > STEP_S:
+                silent = f"gave no sign of life for {SILENCE_S:g} seconds"
+                caught = f"was at one step for {STEP_S:g} seconds"
                 self._error = ModelError(
-                    f"the engine of {self.model} gave no sign of life for {SILENCE_S:g} seconds and was ended",
+                    f"the engine of {self.model} {silent if waited_s > SILENCE_S else caught} and was ended",
                     model=self.model,
                     cause="timeout",
                     hint="the next call starts a new one",
@@ -200,6 +206,7 @@ class EngineProcess:
         with contextlib.suppress(EOFError, ValueError, OSError):
             while (frame := _protocol.read(source)) is not None:
                 self._heard = time.monotonic()
+                self._step_s = frame.message.get("step_s", 0.0)
                 if not self._tell(self._dispatch, frame):
                     break
         with contextlib.suppress(subprocess.TimeoutExpired):

@@ -30,6 +30,8 @@ class Wire:
         self._lock = threading.Lock()
         self.inbox: queue.SimpleQueue[_protocol.Frame] = queue.SimpleQueue()
         self.working = threading.Event()
+        self.step_began: float | None = None
+        """When the owner thread began what it does now; None while it loads, which may take as long as it takes."""
 
     def start(self) -> None:
         """Begin to read requests and to say, while there is work, that the process is alive."""
@@ -54,7 +56,8 @@ class Wire:
     def _beat(self) -> None:
         while True:
             self.working.wait()
-            self.send({"event": "alive"})
+            began = self.step_began
+            self.send({"event": "alive", "step_s": 0.0 if began is None else time.monotonic() - began})
             time.sleep(HEARTBEAT_S)
 
 
