@@ -184,20 +184,20 @@ def haystack(shape: str, size: int, *, asynchronous: bool) -> Call:
     from haystack.core.component.types import Variadic  # type: ignore[import-not-found]
 
     class Add:
-        @component.output_types(value=int)  # type: ignore[misc]
+        @component.output_types(value=int)  # type: ignore[untyped-decorator]
         def run(self, value: int) -> dict[str, int]:
             return {"value": value + 1}
 
-        @component.output_types(value=int)  # type: ignore[misc]
+        @component.output_types(value=int)  # type: ignore[untyped-decorator]
         async def run_async(self, value: int) -> dict[str, int]:
             return {"value": value + 1}
 
     class Total:
-        @component.output_types(value=int)  # type: ignore[misc]
+        @component.output_types(value=int)  # type: ignore[untyped-decorator]
         def run(self, values: Variadic[int]) -> dict[str, int]:
             return {"value": sum(values)}
 
-        @component.output_types(value=int)  # type: ignore[misc]
+        @component.output_types(value=int)  # type: ignore[untyped-decorator]
         async def run_async(self, values: Variadic[int]) -> dict[str, int]:
             return {"value": sum(values)}
 
@@ -236,28 +236,28 @@ def llamaindex(shape: str, size: int) -> Call:
     class Chain(Workflow):  # type: ignore[misc]
         """A loop: steps are methods of a class, so that a chain of any length is one event sent round and round."""
 
-        @step  # type: ignore[misc]
+        @step  # type: ignore[untyped-decorator]
         async def begin(self, ev: StartEvent) -> Given:
             return Given(value=ev.value, left=size)
 
-        @step  # type: ignore[misc]
+        @step  # type: ignore[untyped-decorator]
         async def add(self, ev: Given) -> Given | StopEvent:
             if ev.left == 1:
                 return StopEvent(result=ev.value + 1)
             return Given(value=ev.value + 1, left=ev.left - 1)
 
     class FanOut(Workflow):  # type: ignore[misc]
-        @step  # type: ignore[misc]
+        @step  # type: ignore[untyped-decorator]
         async def begin(self, ctx: Context, ev: StartEvent) -> Given | None:
             for left in range(size):
                 ctx.send_event(Given(value=ev.value, left=left))
             return None
 
-        @step(num_workers=32)  # type: ignore[misc]
+        @step(num_workers=32)  # type: ignore[untyped-decorator]
         async def add(self, ev: Given) -> Made:
             return Made(value=ev.value + 1)
 
-        @step  # type: ignore[misc]
+        @step  # type: ignore[untyped-decorator]
         async def total(self, ctx: Context, ev: Made) -> StopEvent | None:
             made = ctx.collect_events(ev, [Made] * size)
             return None if made is None else StopEvent(result=sum(one.value for one in made))
