@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from gristmill._errors import PluginError as PluginError
     from gristmill._errors import RecipeError as RecipeError
     from gristmill._errors import RunError as RunError
+    from gristmill._errors import StoreError as StoreError
     from gristmill._errors import UsageError as UsageError
     from gristmill._events import Event as Event
     from gristmill._events import ModelCalled as ModelCalled
@@ -44,9 +45,14 @@ if TYPE_CHECKING:
     from gristmill._events import Token as Token
     from gristmill._kernel import Kernel as Kernel
     from gristmill._kernel import RunnableRecipe as RunnableRecipe
+    from gristmill._memory import Memory as Memory
+    from gristmill._memory import SqliteStore as SqliteStore
+    from gristmill._models import CollectionInfo as CollectionInfo
+    from gristmill._models import CollectionName as CollectionName
     from gristmill._models import Delta as Delta
     from gristmill._models import Embedder as Embedder
     from gristmill._models import GenerateRequest as GenerateRequest
+    from gristmill._models import Hit as Hit
     from gristmill._models import Member as Member
     from gristmill._models import Model as Model
     from gristmill._models import Sampling as Sampling
@@ -54,6 +60,7 @@ if TYPE_CHECKING:
     from gristmill._models import Scores as Scores
     from gristmill._models import Session as Session
     from gristmill._models import StoredRecord as StoredRecord
+    from gristmill._models import StoreQuery as StoreQuery
     from gristmill._models import VectorStore as VectorStore
     from gristmill._plugins import AdapterRef as AdapterRef
     from gristmill._plugins import CollectionRef as CollectionRef
@@ -80,12 +87,13 @@ _HOMES = {
     "_context": "Context ModelHandle",
     "_diagnostics": "Diagnostic",
     "_errors": "BudgetError BusyError CapabilityError FunctionError GristmillError ModelError PluginError RecipeError "
-    "RunError UsageError",
+    "RunError StoreError UsageError",
     "_events": "Event ModelCalled ModelLoading RunFinished RunResult RunStarted StepCancelled StepFailed StepFinished "
     "StepNoted StepResult StepRetried StepStarted Token",
     "_kernel": "Kernel RunnableRecipe",
-    "_models": "Delta Embedder GenerateRequest Member Model Sampling ScoreRequest Scores Session StoredRecord "
-    "VectorStore",
+    "_memory": "Memory SqliteStore",
+    "_models": "CollectionInfo CollectionName Delta Embedder GenerateRequest Hit Member Model Sampling ScoreRequest "
+    "Scores Session StoreQuery StoredRecord VectorStore",
     "_plugins": "AdapterRef CollectionRef DoctorLine EmbedderRef FunctionRef ModelFile ModelRef RecipeRef "
     "function model_provider",
     "_values": "Candidate Choice Completion Message Passage TokenLogprob Usage Value Vote",

@@ -16,6 +16,7 @@ from gristmill._models import GenerateRequest, Session
 from gristmill._values import Choice, Completion, Message
 
 if TYPE_CHECKING:
+    from gristmill._memory import Memory
     from gristmill._models import Embedder, Model
 
 
@@ -73,6 +74,11 @@ class Context(Protocol):
 
     def embedder(self, name: str) -> Embedder:
         """Return the embedder of that name in the recipe."""
+        ...
+
+    @property
+    def memory(self) -> Memory:
+        """The kernel's semantic memory; await its `aremember`, `arecall` and the rest."""
         ...
 
     def path(self, path: str | Path) -> Path:

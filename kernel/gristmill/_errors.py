@@ -8,6 +8,7 @@
     ├── CapabilityError   a model was asked for something it declares it cannot do                      exit 1
     ├── BusyError         a bounded queue is full; try again later                                      exit 1
     ├── BudgetError       a run spent its tokens, calls or seconds                                      exit 1
+    ├── StoreError        semantic memory that cannot be read or written                                exit 1
     ├── FunctionError     a plugin's function refused its arguments or could not do its work            exit 1
     └── RunError          a run failed: which steps, why, and everything that had finished              exit 1
 
@@ -92,6 +93,18 @@ class BudgetError(GristmillError):
         self.resource = resource
         self.spent = spent
         self.limit = limit
+
+
+class StoreError(GristmillError):
+    """Semantic memory that cannot be read or written; nothing of the call was kept.
+
+    `store` names the file or server; `cause` is one of "full", "read_only", "locked", "damaged", "version", "io".
+    """
+
+    def __init__(self, message: str, *, store: str, cause: str, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.store = store
+        self.cause = cause
 
 
 class FunctionError(GristmillError):

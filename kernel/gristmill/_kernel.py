@@ -18,7 +18,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from gristmill._cache import PromptCache
 from gristmill._calls import CacheMode
@@ -28,7 +28,7 @@ from gristmill._events import Event, ModelLoading, RunResult
 from gristmill._files import Files
 from gristmill._library import RecipeLibrary
 from gristmill._lock import verify_lock
-from gristmill._models import Model
+from gristmill._models import Embedder, Model, VectorStore
 from gristmill._recipe import ModelDeclaration, Recipe
 from gristmill._records import TraceWriter, find_run, prune, read_inputs, read_records
 from gristmill._registry import Registry
@@ -36,6 +36,9 @@ from gristmill._run import Run, RunOptions, Services
 from gristmill._settings import Settings, load_settings
 from gristmill._types import Type
 from gristmill._work import bind_inputs
+
+if TYPE_CHECKING:
+    from gristmill._memory import Memory
 
 STOP_WITHIN_S = 10.0
 """How long an interrupted `run` waits for its engines to let go before it returns."""
@@ -51,6 +54,7 @@ class Kernel:
         plugins: plugin objects, classes or modules beside the installed ones; a mapping names them.
         plugin_files: Python files that hold a plugin each, named by the file's stem.
         cache: False for none; a PromptCache; or by default the one of the settings.
+        memory: a store of semantic memory, or the folder of the kernel's own; by default the one of the settings.
         settings: what `gristmill.toml` says, by default as found from the current folder.
     """
 
@@ -60,6 +64,7 @@ class Kernel:
         *,
         plugin_files: Iterable[str | Path] = (),
         cache: PromptCache | bool = True,
+        memory: VectorStore | str | Path | None = None,
         settings: Settings | None = None,
     ) -> None:
         self.settings = settings or load_settings()
@@ -67,6 +72,8 @@ class Kernel:
         self.registry = Registry(plugins, files)
         self.library = RecipeLibrary()
         self.cache = self._make_cache(cache)
+        self._memory_at = memory
+        self._memory: Memory | None = None
         self._models: dict[str, Model] = {}
         self._listeners: set[Listener] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -85,6 +92,30 @@ class Kernel:
             size_limit_bytes=self.settings.cache_size_bytes,
             expire_s=self.settings.cache_expire_s,
         )
+
+    @property
+    def memory(self) -> Memory:
+        """Semantic memory: `remember`, `recall` and the rest; nothing is opened before it is used."""
+        with self._lock:
+            if self._memory is None:
+                from gristmill._memory._open import open_memory
+
+                self._memory = open_memory(self, self._memory_at)
+            return self._memory
+
+    def embedder(self, provider: str, arguments: Mapping[str, Any] | None = None) -> Embedder:
+        """Return an embedder by its provider, as under `models:` of a recipe. Loads nothing by itself.
+
+        Raises:
+            PluginError: there is no such provider.
+            UsageError: it makes no embedder, or an argument is unknown, missing or of the wrong type.
+        """
+        from gristmill._memory._open import accept_arguments
+
+        spec = self.registry.provider(provider)
+        if spec.makes == "store":
+            raise UsageError(f"{provider!r} makes a store, no embedder")
+        return self.model_of(ModelDeclaration(provider, spec, accept_arguments(spec, arguments or {})))
 
     def __enter__(self) -> Self:
         return self
@@ -141,7 +172,9 @@ class Kernel:
         self._start()
         assert self._threads is not None
         models = model_of or self.model_of
-        return Services(self.registry, self.settings, self.cache, self._threads, models, self._sub_recipe)
+        return Services(
+            self.registry, self.settings, self.cache, self._threads, models, self._sub_recipe, lambda: self.memory
+        )
 
     def _start(self) -> asyncio.AbstractEventLoop:
         with self._lock:
@@ -153,6 +186,10 @@ class Kernel:
                 self._thread.start()
                 self._threads = ThreadPoolExecutor(self.settings.steps_at_once, thread_name_prefix="gristmill-step")
             return self._loop
+
+    def on_loop(self) -> bool:
+        """Tell whether the caller is on the kernel's own loop, where it awaits instead of waiting."""
+        return threading.current_thread() is self._thread
 
     def submit(self, coroutine: Any) -> Future[Any]:
         """Start a coroutine on the kernel's loop."""
@@ -213,6 +250,8 @@ class Kernel:
         closers = [model.close() for model in self._models.values() if isinstance(model, Model)]
         await asyncio.gather(*closers, return_exceptions=True)
         self._models.clear()
+        if self._memory is not None:
+            await self._memory.store.close()
 
 
 class RunnableRecipe:

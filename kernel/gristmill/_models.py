@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Protocol
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -224,34 +225,119 @@ class Embedder(Protocol):
 class StoredRecord(Value):
     """A record of semantic memory. `score` is set on recall only; higher is closer."""
 
+    text_field = "text"
+
     id: str
     text: str
     metadata: dict[str, Any] = {}
     created: float = 0.0
     """Seconds since the epoch."""
     expires: float | None = None
+    """Seconds since the epoch; from then on the record is not found."""
     score: float | None = None
 
 
+class CollectionName(NamedTuple):
+    """A collection within a namespace; two namespaces share nothing, whatever their collections are called."""
+
+    namespace: str
+    name: str
+
+
+class CollectionInfo(Value):
+    """What a store knows of one collection."""
+
+    namespace: str
+    name: str
+    n_records: int
+    embedder: str | None = None
+    """The fingerprint of the embedder that made its vectors; None when it has none and is searched by words only."""
+    dim: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StoreQuery:
+    """What a store is asked for: the `n` closest by `vector`, and the `n` best matches of `text`, where given."""
+
+    n: int
+    vector: np.ndarray | None = None
+    """`(dim,) float32`, L2-normalised, made by the embedder of `fingerprint`."""
+    fingerprint: str | None = None
+    text: str | None = None
+    """Any text: a store takes words from it, never syntax."""
+    where: Mapping[str, Any] = field(default_factory=dict)
+    """Metadata that must hold: a value, a list of values, or a range `{"min": ..., "max": ...}` for each key."""
+    with_vectors: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A record that a store found. What both sides found is one hit; how they are weighed is the kernel's business."""
+
+    record: StoredRecord
+    dense: float | None = None
+    """Cosine of the angle to the query's vector; given for every hit when the query has a vector."""
+    lexical: float | None = None
+    """BM25, higher is better; None when no word of the query is in the text."""
+    vector: np.ndarray | None = None
+
+
+EmbedTexts = Callable[[Sequence[str]], Awaitable["np.ndarray"]]
+
+
 class VectorStore(Protocol):
-    """Named collections of records with vectors, kept by a plugin or by the kernel's own SQLite store."""
+    """Named collections of records, kept by a plugin or by the kernel's own SQLite store.
 
-    async def upsert(self, collection: str, records: Sequence[StoredRecord], vectors: np.ndarray) -> None:
-        """Write records with `(n, dim) float32` vectors; they survive `kill -9` once this returns."""
-        ...
+    Every method but `close` raises StoreError when the store cannot be read or written. A record that has expired is
+    never returned. The vectors of a collection are all of one embedder, or there are none.
+    """
 
-    async def search(
+    async def upsert(
         self,
-        collection: str,
-        *,
-        vector: np.ndarray | None,
-        text: str | None,
-        top_k: int,
-        where: Mapping[str, Any] | None = None,
-    ) -> list[StoredRecord]:
-        """Return the closest records: dense by `vector`, lexical by `text`, hybrid by both."""
+        collection: CollectionName,
+        records: Sequence[StoredRecord],
+        vectors: np.ndarray | None,
+        fingerprint: str | None,
+    ) -> None:
+        """Write records, all or none, with `(n, dim) float32` vectors; they survive `kill -9` once this returns.
+
+        Raises:
+            UsageError: the collection's vectors are another embedder's, or only one side has any.
+        """
         ...
 
-    async def delete(self, collection: str, ids: Sequence[str]) -> int:
-        """Forget records; return how many there were."""
+    async def search(self, collection: CollectionName, query: StoreQuery) -> list[Hit]:
+        """Return what either side of the query found, each record once; none if there is no such collection.
+
+        Raises:
+            UsageError: the collection's vectors are not of the query's embedder, or `where` means nothing.
+        """
+        ...
+
+    async def read(
+        self,
+        collection: CollectionName,
+        *,
+        where: Mapping[str, Any] | None = None,
+        ids: Sequence[str] | None = None,
+        offset: int = 0,
+        limit: int = 100,
+    ) -> list[StoredRecord]:
+        """Return records in the order in which they were last written."""
+        ...
+
+    async def delete(self, collection: CollectionName, ids: Sequence[str] | None) -> int:
+        """Forget records, or with None the collection and all in it; return how many there were."""
+        ...
+
+    async def collections(self, namespace: str) -> list[CollectionInfo]:
+        """Return the collections of one namespace, by name."""
+        ...
+
+    async def re_embed(self, collection: CollectionName, embed: EmbedTexts, fingerprint: str) -> int:
+        """Give every record a vector of another embedder, all at once: a search sees the old or the new ones."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of files and connections; idempotent."""
         ...

@@ -41,6 +41,7 @@ from gristmill._work import Turnstile, do_work
 
 if TYPE_CHECKING:
     from gristmill._cache import PromptCache
+    from gristmill._memory import Memory
     from gristmill._registry import Registry
     from gristmill._settings import Settings
 
@@ -55,6 +56,7 @@ class Services:
     threads: ThreadPoolExecutor
     model: Callable[[ModelDeclaration], Model]
     recipe: Callable[[str], Recipe]
+    memory: Callable[[], Memory]
 
 
 @dataclass(slots=True)

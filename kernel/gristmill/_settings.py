@@ -18,6 +18,7 @@ from gristmill._errors import UsageError, suggest
 FILE_NAME = "gristmill.toml"
 _SECTIONS: Mapping[str, Mapping[str, type]] = {
     "cache": {"directory": str, "size_mb": int, "expire_days": float},
+    "memory": {"directory": str},
     "limits": {"steps_at_once": int, "runs_kept": int},
 }
 
@@ -28,6 +29,8 @@ class Settings:
 
     cache_directory: Path
     data_directory: Path
+    memory_path: Path | None = None
+    """Where semantic memory lies, if not below the data folder."""
     cache_size_bytes: int = 2 * 1024**3
     cache_expire_s: float | None = None
     steps_at_once: int = 32
@@ -38,6 +41,11 @@ class Settings:
     """`[plugin.NAME]`: a plugin's own settings."""
     files: tuple[Path, ...] = ()
     """The files that were read, the strongest first."""
+
+    @property
+    def memory_directory(self) -> Path:
+        """The folder of semantic memory."""
+        return self.memory_path or self.data_directory / "memory"
 
 
 def xdg_folder(variable: str, fallback: str) -> Path:
@@ -63,6 +71,7 @@ def load_settings(folder: Path | None = None) -> Settings:
     return Settings(
         cache_directory=Path(cache.get("directory") or xdg_folder("XDG_CACHE_HOME", ".cache") / "prompts"),
         data_directory=xdg_folder("XDG_DATA_HOME", ".local/share"),
+        memory_path=Path(merged["memory"]["directory"]) if merged.get("memory", {}).get("directory") else None,
         cache_size_bytes=cache.get("size_mb", 2048) * 1024**2,
         cache_expire_s=None if days is None else days * 86400.0,
         steps_at_once=limits.get("steps_at_once", 32),
@@ -96,8 +105,9 @@ def _read(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path}: plugins is a list of Python files, this is {files!r}")
     if "plugins" in table:
         table["plugins"] = [path.parent / item for item in files]
-    if isinstance(directory := table.get("cache", {}).get("directory"), str):
-        table["cache"]["directory"] = str(path.parent / Path(directory).expanduser())
+    for section in ("cache", "memory"):
+        if isinstance(directory := table.get(section, {}).get("directory"), str):
+            table[section]["directory"] = str(path.parent / Path(directory).expanduser())
     return table
 
 

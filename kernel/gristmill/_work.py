@@ -27,6 +27,7 @@ from gristmill._types import INTEGER, CoercionError, Type, coerce, shorten
 from gristmill._values import Message, Usage, plain
 
 if TYPE_CHECKING:
+    from gristmill._memory import Memory
     from gristmill._run import Run
 
 
@@ -384,6 +385,10 @@ class StepContext:
         if declared is None:
             raise FunctionError(f"{name!r} is no embedder of this recipe", hint="declare it under models:")
         return self._turn.owner.services.model(declared)
+
+    @property
+    def memory(self) -> Memory:
+        return self._turn.owner.services.memory()
 
     def path(self, path: str | Path) -> Path:
         return self._turn.owner.options.files.resolve(path)

@@ -1,0 +1,257 @@
+"""The file of semantic memory: its tables, how it is opened and brought up to date, and what its errors mean.
+
+It reads and writes no record (`_store` does). Invariants: a file is changed only when its schema is one of ours; it is
+brought up to date by the same steps that make a new one, each in one transaction; every error of SQLite leaves here as
+a StoreError that says what to do.
+
+Each collection has a word index of its own, so that neither the scores nor the time of a search depend on what other
+collections, and other namespaces, hold.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from gristmill._errors import StoreError
+
+APPLICATION_ID = 0x67726D6D
+"""Marks the file as ours ("grmm"), so that a database of another program is refused and left alone."""
+LOCK_TIMEOUT_S = 30.0
+"""Writers queue for one lock: four that write without pause were seen to wait for less than a second."""
+
+# synchronous NORMAL: with the write-ahead log a commit survives the death of the process; a power cut may lose the
+#   last ones but never tear one. trusted_schema OFF: the schema of a hostile file can call harmless functions only.
+#   mmap_size 0: a mapped file that is cut short during a read kills the process.
+_PRAGMAS = ("trusted_schema = OFF", "mmap_size = 0", "synchronous = NORMAL", "cache_size = -16000")
+
+_RECORDS = """
+CREATE TABLE collections (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    namespace TEXT NOT NULL,
+    name TEXT NOT NULL,
+    fingerprint TEXT,                      -- of the embedder; NULL while no record has a vector
+    dim INTEGER,
+    deletions INTEGER NOT NULL DEFAULT 0,  -- raised when records go, so that a matrix in memory looks for which
+    epoch INTEGER NOT NULL,                -- raised when all vectors change
+    UNIQUE (namespace, name)
+);
+CREATE TABLE records (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,  -- never used again: what is above the last one seen is new
+    collection INTEGER NOT NULL REFERENCES collections (number),
+    id TEXT NOT NULL,
+    text TEXT NOT NULL,
+    metadata TEXT NOT NULL,
+    created REAL NOT NULL,
+    expires REAL,
+    vector BLOB,
+    UNIQUE (collection, id)
+);
+CREATE INDEX records_in ON records (collection);
+CREATE INDEX records_expire ON records (collection, expires) WHERE expires IS NOT NULL;
+"""
+_FACTS = """
+CREATE TABLE facts (
+    collection INTEGER NOT NULL,
+    key TEXT NOT NULL,
+    kind INTEGER NOT NULL,
+    value,
+    number INTEGER NOT NULL REFERENCES records (number),
+    PRIMARY KEY (collection, key, kind, value, number)
+) WITHOUT ROWID;
+CREATE INDEX facts_of ON facts (number);
+"""
+
+Fact = tuple[str, int, Any]
+NULL_KIND, BOOLEAN_KIND, NUMBER_KIND, TEXT_KIND = range(4)
+
+
+def fact_of(value: Any) -> tuple[int, Any] | None:
+    """Return kind and value of a scalar as the index of metadata holds it, or None for what cannot be looked up."""
+    if value is None:
+        return NULL_KIND, 0  # a NULL in SQL is equal to nothing
+    if isinstance(value, bool):
+        return BOOLEAN_KIND, int(value)
+    if isinstance(value, int | float):
+        return NUMBER_KIND, value if -(2**63) <= value < 2**63 or isinstance(value, float) else float(value)
+    return (TEXT_KIND, value) if isinstance(value, str) else None
+
+
+def facts_of(metadata: Mapping[str, Any]) -> set[Fact]:
+    """Return what a record can be found by: each scalar under its key, and each scalar of a list."""
+    facts = set()
+    for key, value in metadata.items():
+        for item in value if isinstance(value, list | tuple) else [value]:
+            if (fact := fact_of(item)) is not None:
+                facts.add((key, *fact))
+    return facts
+
+
+def _make_records(connection: sqlite3.Connection) -> None:
+    _run(connection, _RECORDS)
+
+
+def _make_facts(connection: sqlite3.Connection) -> None:
+    _run(connection, _FACTS)
+    for number, collection, metadata in connection.execute("SELECT number, collection, metadata FROM records"):
+        rows = [(collection, *fact, number) for fact in facts_of(json.loads(metadata))]
+        connection.executemany("INSERT INTO facts VALUES (?, ?, ?, ?, ?)", rows)
+
+
+def _run(connection: sqlite3.Connection, script: str) -> None:
+    for statement in script.split(";\n"):  # `executescript` would commit what came before
+        if statement.strip():
+            connection.execute(statement)
+
+
+STEPS: tuple[Callable[[sqlite3.Connection], None], ...] = (_make_records, _make_facts)
+"""Step n takes a file of version n to n + 1. Only ever append: files of every earlier version are about."""
+
+
+def make_words(connection: sqlite3.Connection, collection: int) -> None:
+    """Make the word index of a collection. `content=''`: the text lies in `records` and not a second time here."""
+    connection.execute(
+        f"CREATE VIRTUAL TABLE words_{collection:d} USING fts5("
+        "text, content='', tokenize='porter unicode61 remove_diacritics 2')"
+    )
+
+
+def open_file(path: Path, *, steps: tuple[Callable[[sqlite3.Connection], None], ...] = STEPS) -> sqlite3.Connection:
+    """Open the file, made or brought up to date if need be.
+
+    The connection may be used from any thread, one at a time.
+
+    Raises:
+        StoreError: it cannot be opened, is no memory of gristmill's, or is a newer one's.
+    """
+    with explained(path):
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.touch(mode=0o600)
+        connection = _connect(path, "rw")
+        try:
+            _bring_up_to_date(connection, path, steps)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+
+def open_existing(path: Path) -> sqlite3.Connection | None:
+    """Open the file for reading where it cannot be written; None if there is none.
+
+    Raises:
+        StoreError: it cannot be read, or is of another version.
+    """
+    with explained(path):
+        if not path.exists() or path.stat().st_size == 0:
+            return None
+        try:
+            connection = _connect(path, "ro")
+            version = _version(connection, path)
+        except sqlite3.OperationalError:
+            # On a read-only medium SQLite cannot make the shared memory of the log; nobody can write there either.
+            connection = _connect(path, "ro&immutable=1")
+            version = _version(connection, path)
+        if version == len(STEPS):
+            return connection
+        connection.close()
+        raise _other_version(path, version)
+
+
+def _connect(path: Path, mode: str) -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        f"{path.absolute().as_uri()}?mode={mode}", uri=True, timeout=LOCK_TIMEOUT_S, isolation_level=None,
+        check_same_thread=False,
+    )  # fmt: skip
+    try:
+        for pragma in _PRAGMAS:
+            connection.execute(f"PRAGMA {pragma}")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _version(connection: sqlite3.Connection, path: Path) -> int:
+    version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+    mark = int(connection.execute("PRAGMA application_id").fetchone()[0])
+    tables = int(connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0])
+    if mark != APPLICATION_ID and (tables or version):
+        raise StoreError(
+            f"{path} is a database of another program", store=str(path), cause="damaged",
+            hint="give memory a folder of its own: [memory] directory in gristmill.toml",
+        )  # fmt: skip
+    return version
+
+
+def _other_version(path: Path, version: int) -> StoreError:
+    newer = version > len(STEPS)
+    return StoreError(
+        f"{path} has version {version}, this gristmill reads version {len(STEPS)}", store=str(path), cause="version",
+        hint="upgrade gristmill" if newer else "open it once where it can be written, and it is brought up to date",
+    )  # fmt: skip
+
+
+def _bring_up_to_date(
+    connection: sqlite3.Connection, path: Path, steps: tuple[Callable[[sqlite3.Connection], None], ...]
+) -> None:
+    if _version(connection, path) == len(steps):
+        return
+    connection.execute("PRAGMA journal_mode = WAL")
+    with transaction(connection):
+        version = _version(connection, path)  # again, under the lock: another process may have been faster
+        if version > len(steps):
+            raise _other_version(path, version)
+        for step in steps[version:]:
+            step(connection)
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID:d}")
+        connection.execute(f"PRAGMA user_version = {len(steps):d}")
+
+
+@contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """Write all of the block, or none of it."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        with suppress(sqlite3.Error):
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+        raise
+
+
+_CAUSES = {
+    sqlite3.SQLITE_FULL: ("full", "the disk is full", "make room, then try again"),
+    sqlite3.SQLITE_READONLY: ("read_only", "it cannot be written", "make it writable, or name another folder"),
+    sqlite3.SQLITE_PERM: ("read_only", "it cannot be written", "make it writable, or name another folder"),
+    sqlite3.SQLITE_BUSY: ("locked", f"another process held it for {LOCK_TIMEOUT_S:.0f} s", "try again"),
+    sqlite3.SQLITE_LOCKED: ("locked", f"another process held it for {LOCK_TIMEOUT_S:.0f} s", "try again"),
+    sqlite3.SQLITE_CORRUPT: ("damaged", "the file is damaged", "restore a copy, or move it away to begin anew"),
+    sqlite3.SQLITE_NOTADB: ("damaged", "the file is no database", "restore a copy, or move it away to begin anew"),
+    sqlite3.SQLITE_CANTOPEN: ("io", "it cannot be opened", "look at its folder and its permissions"),
+}
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turn errors of SQLite and of the file system into a StoreError.
+
+    Raises:
+        StoreError: its `cause` says which.
+    """
+    try:
+        yield
+    except sqlite3.Error as error:
+        code = int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
+        cause, what, hint = _CAUSES.get(code, ("io", str(error), "look at its folder and its disk"))
+        raise StoreError(f"memory at {path}: {what}", store=str(path), cause=cause, hint=hint) from error
+    except OSError as error:
+        cause = {28: "full", 122: "full", 13: "read_only", 1: "read_only", 30: "read_only"}.get(error.errno or 0, "io")
+        hint = "make room, then try again" if cause == "full" else "name another folder: [memory] directory"
+        raise StoreError(f"memory at {path}: {error.strerror}", store=str(path), cause=cause, hint=hint) from error

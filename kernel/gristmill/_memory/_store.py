@@ -1,0 +1,260 @@
+"""The kernel's own store: records, words and vectors in one SQLite file, vectors also in memory for the search.
+
+It embeds nothing and fuses no scores (`_memory` and `_rank` do). Invariants: SQLite is the source of truth, and what is
+in memory is brought up to its state before each search; a namespace is part of how a collection is found, once, in
+`_find`, so that no query can reach another's records; a call that returned has committed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import json
+import sqlite3
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+
+from gristmill._memory import _rows as table
+from gristmill._memory._file import HeldFile
+from gristmill._memory._words import check_where, conditions
+from gristmill._models import CollectionInfo, CollectionName, EmbedTexts, Hit, StoredRecord, StoreQuery
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from gristmill._memory._matrix import Matrix
+
+FILE_NAME = "memory.sqlite3"
+MOST_MATRIX_BYTES = 2 * 2**30
+"""What matrices in memory may take together; the one in use always stays."""
+_ROWS_AT_ONCE = 4096
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _in_thread(
+    method: Callable[Concatenate[SqliteStore, P], R],
+) -> Callable[Concatenate[SqliteStore, P], Coroutine[Any, Any, R]]:
+    """Make a coroutine of a method that reads or writes the file, so that the loop goes on meanwhile."""
+
+    @functools.wraps(method)
+    async def call(self: SqliteStore, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        return await asyncio.to_thread(method, self, *args, **kwargs)
+
+    return call
+
+
+class SqliteStore:
+    """A VectorStore in one file below `directory`. Any number of processes may use it; nothing is opened until used."""
+
+    def __init__(self, directory: str | Path, *, now: Callable[[], float] = time.time) -> None:
+        self.path = Path(directory) / FILE_NAME
+        self._now = now
+        self._writer = HeldFile(self.path)
+        self._reader = HeldFile(self.path)
+        self._matrices: OrderedDict[int, Matrix] = OrderedDict()
+
+    async def upsert(
+        self,
+        collection: CollectionName,
+        records: Sequence[StoredRecord],
+        vectors: np.ndarray | None,
+        fingerprint: str | None,
+    ) -> None:
+        """Write records, all or none; see VectorStore."""
+        if records:
+            await asyncio.to_thread(self._upsert, collection, records, vectors, fingerprint)
+
+    def _upsert(
+        self,
+        collection: CollectionName,
+        records: Sequence[StoredRecord],
+        vectors: np.ndarray | None,
+        fingerprint: str | None,
+    ) -> None:
+        last = {record.id: position for position, record in enumerate(records)}  # of two with one id, the later
+        blobs = table.blobs(vectors, len(records))
+        dim = None if vectors is None else int(vectors.shape[1])
+        with self._writer.writing() as connection:
+            found = table.find(connection, collection) or table.make(connection, collection)
+            found = table.agree(connection, collection, found, fingerprint, dim)
+            table.remove(connection, found, table.rows_of(connection, found, list(last)))
+            table.remove(connection, found, table.expired(connection, found, self._now()))
+            table.insert(connection, found, [(records[position], blobs[position]) for position in last.values()])
+
+    @_in_thread
+    def search(self, collection: CollectionName, query: StoreQuery) -> list[Hit]:
+        """Return what either side of the query found; see VectorStore."""
+        check_where(query.where)
+        with self._reader.reading() as connection:
+            found = table.find(connection, collection) if connection else None
+            if connection is None or found is None:
+                return []
+            return self._search(connection, collection, found, query)
+
+    def _search(
+        self, connection: sqlite3.Connection, collection: CollectionName, found: table.Found, query: StoreQuery
+    ) -> list[Hit]:
+        now = self._now()
+        dense: dict[int, float] = {}
+        scores = matrix = None
+        if query.vector is not None:
+            if found.fingerprint is None and not table.holds_any(connection, found):
+                return []
+            table.same_embedder(collection, found, query.fingerprint)
+        if query.vector is not None or (query.with_vectors and found.fingerprint is not None):
+            matrix = self._matrix(connection, found)
+        if query.vector is not None and matrix is not None:
+            scores = matrix.scores(query.vector)
+            dense = matrix.top(scores, query.n, now, table.allowed(connection, found, query.where))
+        lexical = table.match(connection, found, query, now) if query.text is not None else {}
+        hits = []
+        for number, record in table.fetch(connection, [*dense, *(number for number in lexical if number not in dense)]):
+            row = matrix.row_of(number) if matrix is not None else None
+            hits.append(
+                Hit(
+                    record,
+                    None if scores is None or row is None else float(scores[row]),
+                    lexical.get(number),
+                    matrix.vector(row) if query.with_vectors and matrix is not None and row is not None else None,
+                )
+            )
+        return hits
+
+    def _matrix(self, connection: sqlite3.Connection, found: table.Found) -> Matrix:
+        """Return the collection's vectors as they are in the file now. The caller holds the reader."""
+        from gristmill._memory._matrix import Matrix
+
+        matrix = self._matrices.get(found.number)
+        if matrix is None or matrix.stand.epoch != found.epoch:
+            matrix = Matrix(found.dim or 0, found.epoch)
+            matrix.stand.deletions = found.deletions
+        if matrix.stand.deletions != found.deletions:
+            matrix.keep(table.numbers(connection, "SELECT number FROM records WHERE collection = ?", [found.number]))
+            matrix.stand.deletions = found.deletions
+        rows = connection.execute(
+            "SELECT number, expires, vector FROM records WHERE collection = ? AND number > ? ORDER BY number",
+            (found.number, matrix.stand.last),
+        )
+        while chunk := rows.fetchmany(_ROWS_AT_ONCE):
+            numbers, expires, vectors = zip(*chunk, strict=True)
+            matrix.append(list(numbers), list(expires), b"".join(vectors))
+        self._matrices[found.number] = matrix
+        self._matrices.move_to_end(found.number)
+        while len(self._matrices) > 1 and sum(m.size_bytes for m in self._matrices.values()) > MOST_MATRIX_BYTES:
+            self._matrices.popitem(last=False)
+        return matrix
+
+    @_in_thread
+    def read(
+        self,
+        collection: CollectionName,
+        *,
+        where: Mapping[str, Any] | None = None,
+        ids: Sequence[str] | None = None,
+        offset: int = 0,
+        limit: int = 100,
+    ) -> list[StoredRecord]:
+        """Return records in the order in which they were last written; see VectorStore."""
+        check_where(where or {})
+        with self._reader.reading() as connection:
+            found = table.find(connection, collection) if connection else None
+            if connection is None or found is None:
+                return []
+            condition, values = conditions(found.number, where or {})
+            if ids is not None:
+                condition += " AND id IN (SELECT value FROM json_each(?))"
+                values.append(json.dumps(list(ids)))
+            rows = connection.execute(
+                f"SELECT {table.COLUMNS} FROM records WHERE collection = ? AND {table.ALIVE}{condition}"
+                " ORDER BY number LIMIT ? OFFSET ?",
+                (found.number, self._now(), *values, limit, offset),
+            )
+            return [table.record(row) for row in rows]
+
+    @_in_thread
+    def delete(self, collection: CollectionName, ids: Sequence[str] | None) -> int:
+        """Forget records, or the whole collection; see VectorStore."""
+        with self._reader.reading() as connection:
+            if connection is None or table.find(connection, collection) is None:
+                return 0
+        with self._writer.writing() as connection:
+            found = table.find(connection, collection)
+            if found is None:
+                return 0
+            if ids is None:
+                return table.drop(connection, found)
+            rows = table.rows_of(connection, found, ids)
+            table.remove(connection, found, rows)
+            return len(rows)
+
+    @_in_thread
+    def collections(self, namespace: str) -> list[CollectionInfo]:
+        """Return the collections of one namespace, by name; see VectorStore."""
+        with self._reader.reading() as connection:
+            if connection is None:
+                return []
+            rows = connection.execute(
+                "SELECT name, fingerprint, dim,"
+                f" (SELECT count(*) FROM records WHERE collection = c.number AND {table.ALIVE})"
+                " FROM collections AS c WHERE namespace = ? ORDER BY name",
+                (self._now(), namespace),
+            ).fetchall()
+            return [
+                CollectionInfo(namespace=namespace, name=name, n_records=n, embedder=fingerprint, dim=dim)
+                for name, fingerprint, dim, n in rows
+            ]
+
+    async def re_embed(self, collection: CollectionName, embed: EmbedTexts, fingerprint: str) -> int:
+        """Give every record a vector of another embedder, all at once; see VectorStore.
+
+        The texts are embedded before anything is locked; what other processes write meanwhile is embedded in the next
+        round, and only when nothing is missing are the new vectors put in place, in one transaction.
+        """
+        made: dict[int, bytes] = {}
+        while True:
+            missing = await asyncio.to_thread(self._texts, collection, made)
+            for start in range(0, len(missing), 256):
+                part = missing[start : start + 256]
+                vectors = await embed([text for _, text in part])
+                made |= zip((number for number, _ in part), table.blobs(vectors, len(part)), strict=True)
+            if (n := await asyncio.to_thread(self._put_vectors, collection, made, fingerprint)) is not None:
+                return n
+
+    def _texts(self, collection: CollectionName, made: Mapping[int, bytes]) -> list[tuple[int, str]]:
+        with self._reader.reading() as connection:
+            found = table.find(connection, collection) if connection else None
+            if connection is None or found is None:
+                return []
+            rows = connection.execute("SELECT number, text FROM records WHERE collection = ?", (found.number,))
+            return [(number, text) for number, text in rows if number not in made]
+
+    def _put_vectors(self, collection: CollectionName, made: Mapping[int, bytes], fingerprint: str) -> int | None:
+        """Return how many records have a new vector, or None if one that is needed was not made."""
+        with self._writer.writing() as connection:
+            found = table.find(connection, collection)
+            if found is None:
+                return 0
+            numbers = [n for (n,) in connection.execute("SELECT number FROM records WHERE collection = ?", found[:1])]
+            if not all(number in made for number in numbers):
+                return None
+            dim = len(made[numbers[0]]) // 4 if numbers else None
+            rows = [(made[number], number) for number in numbers]
+            connection.executemany("UPDATE records SET vector = ? WHERE number = ?", rows)
+            connection.execute(
+                "UPDATE collections SET fingerprint = ?, dim = ?, epoch = epoch + 1 WHERE number = ?",
+                (fingerprint if numbers else None, dim, found.number),
+            )
+            return len(numbers)
+
+    async def close(self) -> None:
+        """Let go of the file and of the vectors in memory; the next call opens it again."""
+        await asyncio.to_thread(self._close)
+
+    def _close(self) -> None:
+        self._reader.close()
+        self._writer.close()
+        self._matrices.clear()
