@@ -464,8 +464,10 @@ A = "llama"
         ("tokenizer.ggml.tokens", None, None, "'tokenizer.ggml.tokens' is missing or empty"),
         ("tokenizer.ggml.tokens", "[str]", ["a", *TOKENS[1:-1], "a"], "token 'a' is in the vocabulary 3 times"),
         ("tokenizer.ggml.tokens", "[str]", ["", "", *TOKENS[2:]], None),
-        ("tokenizer.ggml.tokens", "[str]", ["a\0b", *TOKENS[1:]], "token 0 holds a NUL character: 'a\\x00b'"),
-        ("tokenizer.ggml.tokens", "[str]", TOKENS[:-1], "'tokenizer.ggml.token_type' has 261 entries for 260 tokens"),
+        ("tokenizer.ggml.tokens", "[str]", ["a\0b", *TOKENS[1:]], "token 'a' is in the vocabulary 2 times"),
+        ("tokenizer.ggml.tokens", "[str]", ["\0", *TOKENS[1:]], None),
+        ("tokenizer.ggml.token_type", "[i32]", [1] * 260, "'tokenizer.ggml.token_type' has 260 entries for 261 tokens"),
+        ("tokenizer.ggml.token_type", "[i32]", [1] * 300, None),
         ("tokenizer.ggml.token_type", "[u8]", [1] * 261, "'tokenizer.ggml.token_type' is of type [u8], not [i32]"),
         ("tokenizer.ggml.token_type", "[i32]", [6] * 261, "token 0 is of type byte, and its text is '<|endoftext|>', not like '<0x0A>'"),
         ("tokenizer.ggml.scores", "[f32]", [0.0], "'tokenizer.ggml.scores' has 1 entries for 261 tokens"),
@@ -643,6 +645,16 @@ def test_an_rwkv_vocabulary_with_every_byte_passes(tmp_path: Path) -> None:
     made.metadata["tokenizer.ggml.model"] = ("str", "rwkv")
     made.metadata["tokenizer.ggml.tokens"] = ("[str]", ["<s>", *bytes_, "he", "ll", "lo", "ho"])
     check_model(made.write(tmp_path / "rwkv.gguf"))
+
+
+def test_an_architecture_of_experts_needs_some(tmp_path: Path) -> None:
+    made = model()
+    made.metadata = {
+        key.replace("llama.", "olmoe.") if isinstance(key, str) else key: value for key, value in made.metadata.items()
+    }
+    made.metadata["general.architecture"] = ("str", "olmoe")
+    path = made.write(tmp_path / "none.gguf")
+    assert "'olmoe.expert_count' is 0, and olmoe is made of experts" in refused(lambda: check_model(path), path)
 
 
 def test_an_architecture_that_turns_positions_in_sections_needs_one(tmp_path: Path) -> None:

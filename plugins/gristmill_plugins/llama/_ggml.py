@@ -113,3 +113,9 @@ SECTIONED_ROPE = frozenset(
     {"qwen2vl", "paddleocr", "qwen3vl", "qwen3vlmoe", "qwen35", "qwen35moe", "qwen4exp", "qwen3tts"}
 )
 """Architectures that turn positions in sections; without any, llama.cpp aborts at the first token."""
+
+MIXTURES = frozenset(
+    {"bailingmoe", "bailingmoe2", "exaone-moe", "glm4moe", "grovemoe", "llada-moe", "olmoe", "qwen2moe", "qwen3moe"}
+    | {"qwen3vlmoe", "rnd1", "smallthinker"}
+)
+"""Architectures whose code asserts that there are experts."""

@@ -3,7 +3,8 @@
 llama.cpp aborts the whole process on some files and answers silently wrong with others; here every such file known
 is refused first, with its name, the reason and the next step. It does not load models and does not say how well they
 answer. Invariants: nothing native sees the file; a file that passes was seen in exactly the state that its digest,
-remembered with the verdict, stands for. What llama.cpp itself refuses cleanly may be left to it.
+remembered with the verdict, stands for. What llama.cpp itself refuses cleanly may be left to it, and so is what only
+the code of a rare architecture asserts: the engine's process takes that.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from gristmill_plugins.llama._ggml import (
     ARCHITECTURES,
     MAX_EXPERTS,
     MAX_LAYERS,
+    MIXTURES,
     NO_WEIGHT_TYPES,
     PLAIN_DECODERS,
     RECURRENT,
@@ -212,7 +214,7 @@ def _head_problems(values: _Hyperparameters) -> Iterator[str]:
     if not isinstance(values.raw("attention.head_count_kv"), tuple) and (shared < 1 or heads % shared):
         yield f"{heads} attention heads cannot share {shared} key-value heads"
     width = values.integer("embedding_length")
-    if width % heads and not values.has("attention.key_length"):
+    if architecture in PLAIN_DECODERS and width % heads and not values.has("attention.key_length"):
         yield f"an embedding of {width} does not divide into {heads} attention heads"
 
 
@@ -238,7 +240,8 @@ def _rope_problems(header: GGUFHeader) -> Iterator[str]:
         heads = values.per_layer("attention.head_count", 0)
         width = values.integer("attention.key_length", values.integer("embedding_length") // heads if heads else 0)
         turned = values.integer("rope.dimension_count")
-        if heads and (turned > width or turned % 2 or (header.architecture == "llama" and turned != width)):
+        wrong = turned != width if header.architecture == "llama" else turned > width or turned % 2
+        if heads and wrong and header.architecture in PLAIN_DECODERS:
             yield f"{values.name('rope.dimension_count')!r} is {turned} for attention heads of {width}"
 
 
@@ -252,6 +255,8 @@ def _expert_problems(header: GGUFHeader) -> Iterator[str]:
     used = max((count for count in raw if type(count) is int), default=0) if isinstance(raw, tuple) else raw or 0
     if not isinstance(used, int):
         return  # its type was told above
+    if not experts and header.architecture in MIXTURES:
+        yield f"{values.name('expert_count')!r} is 0, and {header.architecture} is made of experts"
     if used > experts or (experts and not used):
         yield f"{used} of {experts} experts are used"
     if groups and (groups >= experts or experts % groups):
