@@ -478,7 +478,7 @@ PRINTABLE = st.characters(min_codepoint=0x20, max_codepoint=0x7E)
 @settings(max_examples=200, deadline=None)
 @given(data=st.data(), pattern=st.sampled_from(PATTERNS))
 def test_what_matches_a_pattern_in_ascii_is_accepted_raw_and_in_json(data: st.DataObject, pattern: str) -> None:
-    alphabet = st.one_of(PRINTABLE, st.sampled_from("\t\n\r"))
+    alphabet = st.one_of(PRINTABLE, st.sampled_from("\t\n"))  # Python's "." takes a carriage return, ours does not
     text = data.draw(st.from_regex(re.compile(pattern, re.ASCII), fullmatch=True, alphabet=alphabet))
     if len(text) > 60 or text.endswith("\n"):
         return  # `$` of Python's matches before a last newline

@@ -18,13 +18,10 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from gristmill import Message, ModelError
 from gristmill_plugins.llama._sandbox import SandboxedTemplate, TemplateFailure
-
-if TYPE_CHECKING:
-    from gristmill_plugins.llama._gguf_reader import GGUFHeader
 
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
@@ -99,14 +96,6 @@ class ChatTemplate:
         except TemplateFailure as failure:
             raise self._error("cannot be used", failure.reason, failure.line) from None
 
-    @classmethod
-    def of(cls, header: GGUFHeader) -> ChatTemplate:
-        """Return the model's own template, or, when it has none, CHATML or PLAIN."""
-        fallback = CHATML if "<|im_start|>" in header.tokens else PLAIN
-        return cls(
-            header.chat_template or fallback, bos=header.token("bos"), eos=header.token("eos"), name=header.path.name
-        )
-
     @property
     def uses_clock(self) -> bool:
         """Whether the prompt may hold today's date, so that the same messages give another one tomorrow."""
@@ -163,9 +152,9 @@ class ChatTemplate:
 
     def _strips(self, texts: list[str], second: list[str], place: int) -> tuple[Strip, Strip]:
         """Say what was stripped behind the word before the text at `place`, and before the word after it."""
-        ends: dict[str, Strip] = {"none": "none", "newlines": "newlines", "all": "all"}
-        behind = _remainders(_RIGHT, "left") if place else {"": ends["none"]}
-        before = _remainders(_LEFT, "right") if place < len(texts) - 1 else {"": ends["none"]}
+        nothing: dict[str, Strip] = {"": "none"}
+        behind = _remainders(_RIGHT, "left") if place else nothing
+        before = _remainders(_LEFT, "right") if place < len(texts) - 1 else nothing
         for right_rest, right in behind.items():
             for left_rest, left in before.items():
                 if second[place] == right_rest + texts[place] + left_rest:
