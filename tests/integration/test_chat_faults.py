@@ -1,4 +1,4 @@
-"""The chat plugin against a server on loopback that misbehaves: typed errors in bounded time, and the next call works."""
+"""The chat plugin against a server that misbehaves: typed errors in bounded time, then the next call works."""
 
 from __future__ import annotations
 
