@@ -18,10 +18,13 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from gristmill import Message, ModelError
 from gristmill_plugins.llama._sandbox import SandboxedTemplate, TemplateFailure
+
+if TYPE_CHECKING:
+    from gristmill_plugins.llama._gguf_reader import GGUFHeader
 
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
@@ -95,6 +98,14 @@ class ChatTemplate:
             self._template = SandboxedTemplate(source)
         except TemplateFailure as failure:
             raise self._error("cannot be used", failure.reason, failure.line) from None
+
+    @classmethod
+    def of(cls, header: GGUFHeader) -> ChatTemplate:
+        """Return the model's own template, or, when it has none, CHATML or PLAIN."""
+        fallback = CHATML if "<|im_start|>" in header.tokens else PLAIN
+        return cls(
+            header.chat_template or fallback, bos=header.token("bos"), eos=header.token("eos"), name=header.path.name
+        )
 
     @property
     def uses_clock(self) -> bool:
