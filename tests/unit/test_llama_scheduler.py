@@ -105,6 +105,35 @@ class Greedy:
         self.error = error
 
 
+class InStep:
+    """Writes `n` tokens to each of `width` branches, and no next one before all have got this one."""
+
+    def __init__(self, prompt: list[int], n: int, *, width: int) -> None:
+        self.prompt, self.n, self.width = prompt, n, width
+        self.branches: list[Branch] = []
+        self.rows: dict[int | None, int] = {}
+        self.answers: list[list[int]] = []
+        self.error: Exception | None = None
+
+    def start(self) -> list[Branch]:
+        self.branches = [Branch(self, [*self.prompt, mark], len(self.prompt), mark=mark) for mark in range(self.width)]
+        return self.branches
+
+    def consume(self, branch: Branch, at: int, logits: Any) -> Iterable[Branch]:
+        assert at == len(branch.tokens) - 1
+        self.rows[branch.mark] = int(logits.argmax())
+        if len(self.rows) == self.width:
+            for own in self.branches:
+                own.tokens.append(self.rows[own.mark])
+                own.closed = len(own.tokens) == len(self.prompt) + 1 + self.n
+            self.rows.clear()
+            self.answers = [own.tokens[len(self.prompt) + 1 :] for own in self.branches]
+        return []
+
+    def fail(self, error: Exception) -> None:
+        self.error = error
+
+
 def expected(prompt: list[int], n: int) -> list[int]:
     tokens = list(prompt)
     for _ in range(n):
@@ -349,3 +378,32 @@ def test_any_mix_of_requests_answers_as_if_each_were_alone(
         assert job.error is None
         assert job.answers == [expected(job.prompt, job.n)] * job.n_samples
         assert len(set(job.delivered)) == len(job.delivered), "no row is delivered twice"
+
+
+@pytest.mark.parametrize(("max_running", "n_seq_max", "n_ctx"), [(2, 9, 512), (6, 3, 512), (6, 9, 40), (1, 2, 30)])
+def test_branches_that_wait_for_one_another_never_block_themselves(
+    max_running: int, n_seq_max: int, n_ctx: int
+) -> None:
+    scheduler = make(FakeBackend(n_seq_max=n_seq_max, n_ctx=n_ctx), max_running=max_running)
+    jobs = [InStep([i, 1], 5, width=4) for i in range(3)]
+    for job in jobs:
+        scheduler.add(job.start())
+    run(scheduler, most=20_000)
+    for job in jobs:
+        assert job.error is None
+        assert job.answers == [expected([*job.prompt, mark], 5) for mark in range(4)]
+
+
+def test_a_branch_that_waits_for_its_job_counts_as_no_work() -> None:
+    scheduler = make(FakeBackend())
+
+    class Held(Greedy):
+        def consume(self, branch: Branch, at: int, logits: Any) -> Iterable[Branch]:
+            return []
+
+    scheduler.add(Held([1, 2, 3], 5).start())
+    assert run(scheduler) == 1
+    other = Greedy([4, 5], 3)
+    scheduler.add(other.start())
+    run(scheduler)
+    assert other.answers == [expected([4, 5], 3)]

@@ -82,7 +82,13 @@ class Branch:
 
     @property
     def n_pending(self) -> int:
+        """Tokens that are not in the cache yet."""
         return len(self.tokens) - self.n_past
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether its job waits for a row; a branch that waits for its job needs no place meanwhile."""
+        return self.wants_from < len(self.tokens)
 
 
 def adapters_key(adapters: Mapping[str, float]) -> Adapters:

@@ -109,7 +109,7 @@ class Scheduler:
     @property
     def idle(self) -> bool:
         """Whether no branch has a token to decode."""
-        return not self._waiting and not any(branch.n_pending for branch in self._running)
+        return not self._has_work() and not any(branch.is_wanted for branch in self._waiting)
 
     @property
     def n_waiting(self) -> int:
@@ -135,6 +135,8 @@ class Scheduler:
         self._admit()
         batch = self._compose()
         if batch is None:
+            if self._running and not self.idle:
+                self._push_out()  # All that run wait for others of their job, which find no place.
             return
         code = self._backend.decode(batch.tokens, batch.positions, batch.seqs, batch.wants)
         if code == NO_ROOM:
@@ -153,14 +155,23 @@ class Scheduler:
     def _admit(self) -> None:
         """Give waiting branches a sequence, oldest first, each with the longest prefix that is already there."""
         held: list[Branch] = []
-        while self._waiting and len(self._running) < self._max_running and not (self._paused and self._running):
+        while self._waiting and self._may_admit():
             branch = self._waiting.popleft()
-            placed = self._place(branch)
+            if branch.closed:
+                continue
+            placed = self._place(branch) if branch.is_wanted else Placed.SOON
             if placed is not Placed.YES:
                 held.append(branch)
             if placed is Placed.FULL:
                 break  # Nobody overtakes: a long prompt would otherwise wait for ever behind short ones.
         self._waiting.extendleft(reversed(held))
+
+    def _may_admit(self) -> bool:
+        n_active = sum(branch.n_pending > 0 for branch in self._running)
+        return n_active < self._max_running and not (self._paused and n_active)
+
+    def _has_work(self) -> bool:
+        return any(branch.n_pending for branch in self._running)
 
     def _place(self, branch: Branch) -> Placed:
         """Admit one branch if its prefix is not being computed right now and there is room."""
@@ -296,18 +307,19 @@ class Scheduler:
         new: list[Branch] = []
         for (branch, at), row in zip(batch.outputs, rows, strict=True):
             if not branch.closed:
-                new += self._consume(branch, at, row)
+                new += self._consume(branch, at, row, new)
         self._waiting.extendleft(reversed(new))
         if new:
             self._admit()  # Now, while the branches they split from are certain to be there.
         for branch in [branch for branch in self._running if branch.closed]:
             self._release(branch)
 
-    def _consume(self, branch: Branch, at: int, row: npt.NDArray[np.float32]) -> list[Branch]:
+    def _consume(self, branch: Branch, at: int, row: npt.NDArray[np.float32], new: Iterable[Branch]) -> list[Branch]:
+        """Hand out one row; where the job fails on it, close all its branches."""
         try:
             return list(branch.job.consume(branch, at, row))
         except Exception as error:  # noqa: BLE001 - one request's fault must not end the others in the batch
-            for own in self._running:
+            for own in (*self._running, *self._waiting, *new):
                 own.closed |= own.job is branch.job
             branch.job.fail(error)
             return []
@@ -320,22 +332,27 @@ class Scheduler:
     # Making room, and letting go
 
     def _make_room(self) -> None:
-        """The engine found no cells: evict what is only kept, then push out the youngest running branch."""
+        """The engine found no cells: evict what is only kept, then push out a branch."""
         if self._kept:
             self._evict()
-            return
-        if len(self._running) > 1:
-            branch = self._running.pop()
-            self._give_back(branch)
-            branch.wants_from = max(branch.wants_from, branch.n_past)
-            branch.n_past = 0
-            self._waiting.appendleft(branch)
-            self._paused = True
-            self.counters.preempted += 1
-            return
-        branch = self._running[0]
-        self.drop(branch.job)
-        branch.job.fail(RuntimeError("the sequence does not fit the key-value cache"))
+        elif len(self._running) > 1:
+            self._push_out()
+        else:
+            branch = self._running[0]
+            self.drop(branch.job)
+            branch.job.fail(RuntimeError("the sequence does not fit the key-value cache"))
+
+    def _push_out(self) -> None:
+        """Take the place of a branch that waits for its job, or else of the youngest; it is decoded again later."""
+        resting = [branch for branch in self._running if not branch.n_pending]
+        branch = (resting or self._running)[-1]
+        self._paused |= not resting
+        self._running.remove(branch)
+        self._give_back(branch)
+        branch.wants_from = max(branch.wants_from, branch.n_past)
+        branch.n_past = 0
+        self._waiting.appendleft(branch)
+        self.counters.preempted += 1
 
     def _release(self, branch: Branch) -> None:
         """Let go of a running branch; its tokens may serve later requests."""
