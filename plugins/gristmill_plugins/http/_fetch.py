@@ -141,13 +141,7 @@ def _request(client: httpx.AsyncClient, url: httpx.URL, host: str, address: Addr
 
 
 def _redirected(url: httpx.URL, response: httpx.Response) -> httpx.URL:
-    import httpx
-
-    place = response.headers["location"]
-    try:
-        target = _parsed(str(url.join(place)))
-    except httpx.InvalidURL as error:
-        raise FunctionError(f"{shown(str(url))} redirects to {shown(place)!r}, which is no URL") from error
+    target = _parsed(str(url.join(response.headers["location"])))
     if url.scheme == "https" and target.scheme == "http":
         raise FunctionError(f"{shown(str(url))} redirects from https to {shown(str(target))}")
     return target
