@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gristmill._cli._memory import memory_app
+
 if TYPE_CHECKING:
     from gristmill._events import RunResult
     from gristmill._kernel import Kernel, RunnableRecipe
@@ -32,6 +34,7 @@ model_app = typer.Typer(help="Fetch and inspect model files.", no_args_is_help=T
 app.add_typer(cache_app, name="cache")
 app.add_typer(new_app, name="new")
 app.add_typer(model_app, name="model")
+app.add_typer(memory_app, name="memory")
 
 RecipeArgument = Annotated[str, typer.Argument(help="A recipe's name (`gristmill list`) or path.", show_default=False)]
 PluginOption = Annotated[
