@@ -18,7 +18,6 @@ import pytest
 
 from gristmill import FunctionError, Kernel
 from gristmill._settings import load_settings
-from gristmill_plugins.http import HttpPlugin
 from gristmill_plugins.http._fetch import Fetched, Limits, fetch
 from gristmill_plugins.http._guard import AllowList
 
@@ -280,13 +279,13 @@ async def test_a_recipe_fetches_what_the_settings_allow(tmp_path: Path) -> None:
         )
         url = f"http://127.0.0.1:{site.port}"
         settings = load_settings(tmp_path)
-        with Kernel(plugins={"http": HttpPlugin()}, cache=False, settings=settings) as kernel:
+        with Kernel(cache=False, settings=settings) as kernel:
             assert (await kernel.recipe(recipe).arun(url=url)).output == "200 three mills"
             with pytest.raises(Exception, match=r"/gone answered with the status 404"):
                 await kernel.recipe(recipe).arun(url=f"{url}/gone")
         (tmp_path / "gristmill.toml").unlink()
         with (
-            Kernel(plugins={"http": HttpPlugin()}, cache=False, settings=load_settings(tmp_path)) as kernel,
+            Kernel(cache=False, settings=load_settings(tmp_path)) as kernel,
             pytest.raises(Exception, match=r"no host is, until gristmill\.toml names it"),
         ):
             await kernel.recipe(recipe).arun(url=url)

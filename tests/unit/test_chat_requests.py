@@ -87,7 +87,7 @@ def test_the_fingerprint_tells_what_changes_the_answer_from_what_does_not() -> N
     same = chat().fingerprint
     assert chat(base_url=f"{URL}/").fingerprint == same
     assert chat(timeout_s=1.0, retries=9, concurrency=1, api_key_env="KEY", context_tokens=99).fingerprint == same
-    changed = [
+    changed: list[dict[str, Any]] = [
         {"model": "other"},
         {"base_url": "http://127.0.0.1:2/v1"},
         {"dialect": "vllm"},
@@ -114,7 +114,7 @@ def test_sampling_is_said_in_the_servers_words() -> None:
         frequency_penalty=-1,
         logit_bias={5: 2.0},
         max_tokens=9,
-        stop="x",
+        stop=("x",),
     )
     assert sent(sampling, seed=2**31 + 4, top_logprobs=3).items() >= {
         "temperature": 0.5, "top_p": 0.9, "presence_penalty": 1.0, "frequency_penalty": -1.0, "logit_bias": {"5": 2.0},
