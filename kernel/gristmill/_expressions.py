@@ -29,7 +29,7 @@ from gristmill._filters import (
     to_text,
 )
 from gristmill._lexer import ExpressionSyntaxError, RecipeEnvironment, syntax_error
-from gristmill._types import coerce
+from gristmill._types import ANY, coerce
 
 MOST_WORK = 1_000_000
 """Turns of loops, items and blocks of 4,096 characters that one evaluation may touch."""
@@ -461,7 +461,9 @@ def _compile_filter(node: nodes.Filter) -> Evaluate:
         given = {name: data_of(argument(names, bounds)) for name, argument in arguments.items()}
         bounds.spend(1 + (len(value) if isinstance(value, list | Mapping) else _blocks(value)))
         try:
-            result = spec.call(value, **{name: coerce(part, spec.arguments[name][0]) for name, part in given.items()})
+            result = spec.call(
+                value, **{name: coerce(part, spec.arguments.get(name, (ANY,))[0]) for name, part in given.items()}
+            )
             bounds.spend(len(result) if isinstance(result, list) else _blocks(result))
             return result
         except EvaluationError as error:

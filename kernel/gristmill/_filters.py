@@ -67,7 +67,7 @@ def member(value: Any, key: Any) -> Any:
         MissingError: there is none.
     """
     if not isinstance(key, str | int | float):
-        raise EvaluationError(f"a key is text or a whole number, this is a {type(key).__name__}")
+        raise MissingError(f"a key is text or a whole number, this is a {type(key).__name__}")
     if isinstance(value, Mapping):
         if key in value:
             return value[key]
@@ -85,7 +85,7 @@ def member(value: Any, key: Any) -> Any:
     if hasattr(type(value), "__dataclass_fields__") and key in type(value).__dataclass_fields__:
         return getattr(value, str(key))
     if value is None:
-        raise EvaluationError(f"null has no field {key!r}")
+        raise MissingError(f"null has no field {key!r}")
     raise MissingError(f"a {type(value).__name__} has no field {key!r}")
 
 

@@ -125,6 +125,13 @@ def _prefixes(path: str) -> frozenset[str]:
     return frozenset(".".join(parts[: n + 1]) for n in range(len(parts)))
 
 
+_MOST_PARTS = 1000
+_KEYS = {
+    "list": ("a list is read by a whole number", "integer"),
+    "string": ("a text is read by a whole number", "integer"),
+    "map": ("a mapping is read by a text", "string"),
+    "record": ("a mapping is read by a text", "string"),
+}
 _TOKEN = re.compile(r"""[\w.]+|'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|.""", re.DOTALL)
 
 
@@ -260,7 +267,7 @@ class _Inference:
 
     def sequence(self, node: nodes.List | nodes.Tuple, scope: Scope) -> Type:
         items = [self.expression(item, scope) for item in node.items]
-        return list_of(union(*items)) if items else ANY_LIST
+        return _bounded(list_of(union(*items))) if items else ANY_LIST
 
     def mapping(self, node: nodes.Dict, scope: Scope) -> Type:
         fields = {}
@@ -270,7 +277,7 @@ class _Inference:
                 fields[str(pair.key.value)] = value
             else:
                 self.expression(pair.key, scope)
-        return Type("record", fields=fields)
+        return _bounded(Type("record", fields=fields))
 
     def getattr(self, node: nodes.Getattr, scope: Scope) -> Type:
         base = self.expression(node.node, scope)
@@ -283,7 +290,9 @@ class _Inference:
         if not isinstance(node.arg, nodes.Slice):
             return self.expression(node.arg, scope)
         for edge in node.arg.iter_child_nodes():
-            self.expression(edge, scope)
+            found = self.expression(edge, scope)
+            if found.kind not in ("integer", "any") or found.nullable:
+                self.report(*self.span(edge), f"a slice takes whole numbers, this is {found}", "")
         return ANY
 
     def _item(self, node: nodes.Getitem, base: Type, key: Type, scope: Scope) -> Type:
@@ -292,14 +301,19 @@ class _Inference:
             return self._member(node, base, node.arg.value, (start, end), scope)
         if base.nullable and base.kind != "any":
             self._report_null(node.node, base)
-        if base.kind == "list":
-            if key.kind not in ("integer", "any"):
-                self.report(start, end, f"a list is read by a whole number, this is {key}", "")
-            return base if isinstance(node.arg, nodes.Slice) else base.item or ANY
-        if base.kind == "map":
-            return base.item or ANY
-        is_text = base.kind == "string" or (base.has_text and isinstance(node.arg, nodes.Slice))
-        return STRING if is_text else ANY
+            base = base.not_null()
+        if base.kind in ("any", "union", "null"):
+            return ANY
+        if isinstance(node.arg, nodes.Slice):
+            if base.kind not in ("list", "string") and not base.has_text:
+                self.report(start, end, f"{base} cannot be cut", "")
+            return base if base.kind == "list" else STRING
+        what, wanted = _KEYS.get(base.kind, ("", ""))
+        if not wanted:
+            self.report(start, end, f"{base} has no items", "")
+        elif key.kind not in (wanted, "any") or key.nullable:
+            self.report(start, end, f"{what}, this is {key}", "")
+        return base.item or (STRING if base.kind == "string" else ANY)
 
     def _member(self, node: Any, base: Type, name: str, span: tuple[int, int], scope: Scope) -> Type:
         if base.nullable and base.kind != "any":
@@ -439,10 +453,20 @@ class _Inference:
             right = self.expression(link.expr, scope)
             if link.op in ("lt", "lteq", "gt", "gteq"):
                 self._check_order(node, left, right)
-            elif link.op in ("in", "notin") and right.kind in ("integer", "number", "boolean", "null"):
-                self.report(*self.span(link.expr), f"`in` looks inside a list, a mapping or a text, not {right}", "")
+            elif link.op in ("in", "notin"):
+                self._check_inside(link, left, right)
             left = right
         return BOOLEAN
+
+    def _check_inside(self, link: nodes.Operand, left: Type, right: Type) -> None:
+        if right.kind in ("integer", "number", "boolean", "null", "path"):
+            self.report(*self.span(link.expr), f"`in` looks inside a list, a mapping or a text, not {right}", "")
+        elif right.nullable and right.kind != "any":
+            self._report_null(link.expr, right)
+        elif right.kind in ("string", "map", "record") and (
+            _order_kind(left) not in ("string", "any") or left.nullable
+        ):
+            self.report(*self.span(link.expr), f"only a text can be in {right}, this is {left}", "")
 
     def _check_order(self, node: nodes.Compare, left: Type, right: Type) -> None:
         for side in (left, right):
@@ -482,6 +506,16 @@ class _Inference:
             self.report(*self.span(node), f"a sign works on numbers, not on {found}", "")
             return ANY
         return found
+
+
+def _bounded(found: Type) -> Type:
+    """Return the type of a literal, or "any" when it has too many parts: `set` can double them with every line."""
+    n_parts, pending = 0, [found]
+    while pending and n_parts <= _MOST_PARTS:
+        part = pending.pop()
+        n_parts += 1
+        pending += [*part.fields.values(), *part.options, *([part.item] if part.item else [])]
+    return found if n_parts <= _MOST_PARTS else ANY
 
 
 def _order_kind(found: Type) -> str:

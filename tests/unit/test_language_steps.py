@@ -186,6 +186,9 @@ class TestRule13Nulls:
         assert result.steps["a"].status == "skipped"
         assert bench.prompts == ["nothing"]
 
+    def test_default_answers_for_a_field_of_a_skipped_step(self, bench: Bench) -> None:
+        assert bench.run(f"{self.SKIPPABLE}output: ${{a.text | default('nothing')}}", n=0).output == "nothing"
+
     def test_items_that_may_be_null_need_a_select(self, bench: Bench) -> None:
         steps = "steps:\n  a: {prompt: x, for_each: [1, 2], if: '${item > 1}'}\n"
         assert bench.told(steps + "output: ${a | map(attribute='text')}") == [
