@@ -319,11 +319,7 @@ class _Inference:
         if base.nullable and base.kind != "any":
             self._report_null(node.node, base)
             base = base.not_null()
-        if base.kind == "union":
-            parts = [self._field(part, name) for part in base.options]
-            found = None if any(part is None for part in parts) else union(*(part for part in parts if part))
-        else:
-            found = self._field(base, name)
+        found = self._field(base, name)
         if found is None:
             self._report_no_field(base, name, span)
             return ANY
@@ -335,6 +331,9 @@ class _Inference:
             return ANY
         if base.kind == "map":
             return base.item or ANY
+        if base.kind == "union":
+            parts = [self._field(part, name) for part in base.options]
+            return None if None in parts else union(*(part for part in parts if part))
         return base.fields.get(name) if base.kind == "record" else None
 
     def _report_no_field(self, base: Type, name: str, span: tuple[int, int]) -> None:
@@ -385,9 +384,11 @@ class _Inference:
         if item.nullable and item.kind != "any" and (attribute is not None or node.name == "join"):
             self.report(start, end, f"{node.name}: items may be null", "leave them out: | select")
         for key in attribute.split(".") if isinstance(attribute, str) else ():
-            if item.kind == "record" and key not in item.fields:
-                self.report(start, end, f"{node.name}: {item} has no field {key!r}", suggest(key, item.fields))
-            item = self._field(item.not_null(), key) or ANY
+            found = ANY if key.isdecimal() else self._field(item.not_null(), key)
+            if found is None:
+                hint = suggest(key, item.fields) if item.fields else "it has no fields"
+                self.report(start, end, f"{node.name}: {item} has no field {key!r}", hint)
+            item = found or ANY
 
     def _forgiving(self, node: nodes.Node, scope: Scope) -> Type:
         """Infer what `default` is applied to: a null or a missing key in it is no mistake."""

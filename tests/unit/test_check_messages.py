@@ -228,6 +228,7 @@ TYPES = [
     ("${inputs.xs in a}", ["8:24: only a text can be in Completion, this is list of string"]),
     ("${'a' in maybe}", ["8:18: maybe may be null, because a step that makes it can be skipped | guard it: ${maybe if maybe else '...'}"]),
     ("${inputs.n['a' ~ 'b']}${inputs.n[1:]}${inputs.q['a' ~ '']}", ["8:20: integer has no items", "8:41: integer cannot be cut", "8:57: a text is read by a whole number, this is string"]),
+    ("${inputs.xs | map(attribute='k')}", ["8:23: map: string has no field 'k' | it has no fields"]),
     ('${1 in 2}', ['8:16: `in` looks inside a list, a mapping or a text, not integer']),
     ("${'a' in inputs.n}", ['8:18: `in` looks inside a list, a mapping or a text, not integer']),
     ('${inputs.xs[1:].x}', ["8:25: list of string has no field 'x' | it has no fields"]),
