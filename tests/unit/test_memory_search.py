@@ -1,0 +1,280 @@
+"""What recall finds: the same as looking at every record, whatever the query, the filter and the way of fusing."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gristmill import CollectionName, Hit, Kernel, Memory, SqliteStore, StoredRecord, StoreQuery, UsageError
+from gristmill._memory._rank import diversify, fuse
+from gristmill._memory._words import match_expression
+from gristmill.testing import FakeEmbedder
+
+HERE = CollectionName("default", "c")
+HOSTILE = [
+    "GM-2041", "?", '"', '""', "'", "NEAR(", "NEAR(a b, 5)", "*", "a*", "^a", "a:b", "text:a", "-a", "a AND", "OR",
+    "NOT", "AND OR NOT", "(", ")", "()", "{a b}", "+", "\\", "%", "_", ";DROP TABLE records;--", "\x00", "a\x00b",
+    "\ud800", "é", "日本語", "🧮", "\u202e", "\ufeff", "a" * 5000, "word " * 3000, "'; SELECT 1; --", "${x}",
+    "{% raw %}", "<b>", "\n\t\r", "`", "||", "1e309", "-0", "NaN", "a.b.c", "C++", "#hash", "@home", "/etc/passwd",
+    "C:\\x", "--", "/*", "*/", "\x1b[31m",
+]  # fmt: skip
+
+
+@pytest.fixture
+def memory(tmp_path: Path) -> Iterator[Memory]:
+    with Kernel(memory=tmp_path / "memory", cache=False) as kernel:
+        kernel.memory._default = FakeEmbedder
+        yield kernel.memory
+
+
+@pytest.fixture
+def mill(memory: Memory) -> Memory:
+    facts: list[dict[str, Any]] = [
+        {"kind": "place", "year": 1850},
+        {"kind": "rule", "year": 2020, "tags": ["leave", "pay"]},
+        {"kind": "error"},
+    ]
+    texts = ["the mill stands on the river", "everyone has 25 days of leave", "error GM-2041 means the belt slipped"]
+    memory.remember("c", texts, metadata=facts, id=["mill", "leave", "belt"])
+    return memory
+
+
+def ids(records: Sequence[StoredRecord]) -> list[str]:
+    return [record.id for record in records]
+
+
+def test_each_mode_puts_the_matching_record_first(mill: Memory) -> None:
+    for mode in ("dense", "lexical", "hybrid"):
+        assert ids(mill.recall("c", "the river and the mill", mode=mode))[0] == "mill"
+    assert ids(mill.recall("c", "GM-2041", mode="lexical")) == ["belt"]
+    assert mill.recall("c", "2041-GM", mode="lexical") == []
+
+
+def test_words_are_found_in_any_of_their_forms_and_accents(memory: Memory) -> None:
+    memory.remember("c", ["The belts slipped", "Der Müller schläft"], id=["en", "de"])
+    assert ids(memory.recall("c", "a slipping belt", mode="lexical")) == ["en"]
+    assert ids(memory.recall("c", "MULLER", mode="lexical")) == ["de"]
+
+
+@pytest.mark.parametrize("mode", ["hybrid", "lexical", "dense"])
+def test_any_text_is_a_query_and_can_be_kept(memory: Memory, mode: Any) -> None:
+    for n, query in enumerate(HOSTILE):
+        text = query.replace("\ud800", "x").strip() or "x"
+        memory.remember(f"c{n}", [text, "something else"], metadata={query.replace("\ud800", "x"): "value"})
+        found = memory.recall(f"c{n}", query, mode=mode)
+        assert all(isinstance(record.score, float) and math.isfinite(record.score) for record in found)
+        if mode == "lexical" and any(character.isalnum() for character in query) and "\x00" not in query:
+            assert text in [record.text for record in found]
+        assert len(memory.list(f"c{n}", where={query.replace("\ud800", "x"): "value"})) == 2
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text())
+def test_no_text_makes_an_expression_that_fts5_refuses(text: str) -> None:
+    import sqlite3
+
+    expression = match_expression(text)
+    connection = sqlite3.connect(":memory:")
+    connection.execute("CREATE VIRTUAL TABLE words USING fts5(text, tokenize='porter unicode61 remove_diacritics 2')")
+    connection.execute("INSERT INTO words VALUES ('a b c')")
+    if expression is not None:
+        connection.execute("SELECT bm25(words) FROM words WHERE words MATCH ?", (expression,)).fetchall()
+    connection.close()
+
+
+def test_words_that_every_text_has_do_not_drown_those_that_tell() -> None:
+    assert match_expression("where is the mill?") == '"mill?"'
+    assert match_expression("who is it") == '"who" OR "is" OR "it"'
+    assert match_expression(' ?! "" ') is None
+
+
+UNIT = st.integers(0, 2**31).map(lambda seed: np.random.default_rng(seed))
+
+
+@contextmanager
+def fresh_store() -> Iterator[SqliteStore]:
+    """Give each example of a property a store of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        store = SqliteStore(folder)
+        yield store
+        store._close()
+
+
+@settings(max_examples=25, deadline=None)
+@given(UNIT, st.integers(1, 60), st.integers(1, 12))
+def test_dense_search_equals_brute_force_through_writes_and_deletes(
+    random: np.random.Generator, n: int, top_k: int
+) -> None:
+    with fresh_store() as store:
+        _compare_with_brute_force(store, random, n, top_k)
+
+
+def _compare_with_brute_force(store: SqliteStore, random: np.random.Generator, n: int, top_k: int) -> None:
+    alive: dict[str, np.ndarray] = {}
+    for turn in range(3):
+        vectors = _unit(random, n)
+        names = [f"r{random.integers(80)}" for _ in range(n)]
+        records = [StoredRecord(id=name, text=f"t {name}", metadata={"turn": turn}) for name in names]
+        store._upsert(HERE, records, vectors, "e")
+        alive |= dict(zip(names, vectors, strict=True))
+        gone = [name for name in sorted(alive) if random.random() < 0.3]
+        SqliteStore.delete.__wrapped__(store, HERE, gone)  # type: ignore[attr-defined]
+        alive = {name: vector for name, vector in alive.items() if name not in gone}
+        query = _unit(random, 1)[0]
+        hits = SqliteStore.search.__wrapped__(store, HERE, StoreQuery(top_k, query, "e"))  # type: ignore[attr-defined]
+        expected = sorted(((float(vector @ query), name) for name, vector in alive.items()), reverse=True)[:top_k]
+        assert [hit.record.id for hit in hits] == [name for _, name in expected]
+        assert [hit.dense for hit in hits] == pytest.approx([score for score, _ in expected], abs=1e-6)
+
+
+def _unit(random: np.random.Generator, n: int) -> np.ndarray:
+    vectors = random.standard_normal((n, 8)).astype(np.float32)
+    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
+
+
+VALUES = st.one_of(st.none(), st.booleans(), st.integers(-3, 3), st.sampled_from([0.5, 2.0, "a", "b", "1", "true"]))
+FACTS = st.dictionaries(
+    st.sampled_from(["x", "y", 'k"ey']), st.one_of(VALUES, st.lists(VALUES, max_size=3)), max_size=3
+)
+BOUND = st.integers(-3, 3)
+FILTERS = st.dictionaries(
+    st.sampled_from(["x", "y", 'k"ey']),
+    st.one_of(
+        VALUES,
+        st.lists(VALUES, max_size=3),
+        st.fixed_dictionaries({"min": BOUND}),
+        st.fixed_dictionaries({"min": BOUND, "max": BOUND}),
+        st.fixed_dictionaries({"max": st.sampled_from(["a", "b"])}),
+    ),
+    max_size=2,
+)
+
+
+def _equal(left: Any, right: Any) -> bool:
+    return isinstance(left, bool) == isinstance(right, bool) and left == right
+
+
+def _holds(facts: dict[str, Any], where: dict[str, Any]) -> bool:
+    """Say what a filter means, the slow way."""
+    for key, wanted in where.items():
+        if key not in facts:
+            return False
+        values = facts[key] if isinstance(facts[key], list) else [facts[key]]
+        if isinstance(wanted, dict):
+            kind = str if isinstance(next(iter(wanted.values())), str) else (int, float)
+            fitting = [v for v in values if isinstance(v, kind) and not isinstance(v, bool)]
+            if not any(wanted.get("min", v) <= v <= wanted.get("max", v) for v in fitting):
+                return False
+        else:
+            items = wanted if isinstance(wanted, list) else [wanted]
+            if not any(_equal(value, item) for value in values for item in items):
+                return False
+    return True
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(FACTS, min_size=1, max_size=12), st.lists(FILTERS, min_size=1, max_size=4))
+def test_filters_mean_the_same_in_every_mode(facts: list[dict[str, Any]], filters: list[dict[str, Any]]) -> None:
+    vectors = _unit(np.random.default_rng(1), len(facts))
+    with fresh_store() as store:
+        records = [StoredRecord(id=str(i), text="word", metadata=metadata) for i, metadata in enumerate(facts)]
+        store._upsert(HERE, records, vectors, "e")
+        for where in filters:
+            expected = {str(i) for i, metadata in enumerate(facts) if _holds(metadata, where)}
+            for query in (
+                StoreQuery(99, vectors[0], "e", where=where),
+                StoreQuery(99, text="word", where=where),
+                StoreQuery(99, vectors[0], "e", "word", where),
+            ):
+                hits = SqliteStore.search.__wrapped__(store, HERE, query)  # type: ignore[attr-defined]
+                assert {hit.record.id for hit in hits} == expected
+
+
+def test_a_range_of_several_values_holds_for_one_of_them(mill: Memory) -> None:
+    assert ids(mill.recall("c", "the", where={"year": {"min": 2000}})) == ["leave"]
+    assert ids(mill.recall("c", "the", where={"kind": ["place", "error"], "year": {"max": 1900}})) == ["mill"]
+    assert ids(mill.recall("c", "the", where={"tags": "pay"})) == ["leave"]
+    assert mill.recall("c", "the", where={"tags": []}) == []
+
+
+def test_filters_that_mean_nothing_are_refused_even_where_there_is_nothing(memory: Memory) -> None:
+    told = r"the filter 'x' cannot be .*\n  give a text, a number, a boolean or null; a list of them; or \{min"
+    for wanted in ({}, {"min": None}, {"least": 1}, {"min": 1, "max": "a"}, [[1]], {"min": True}, [{"min": 1}]):
+        with pytest.raises(UsageError, match=told):
+            memory.recall("nothing", "q", where={"x": wanted})
+    where: Any = {1: "x"}
+    with pytest.raises(UsageError, match="a metadata key is text, this is 1"):
+        memory.list("nothing", where=where)
+
+
+def _hit(name: str, dense: float | None, lexical: float | None, vector: Sequence[float] = (1.0, 0.0)) -> Hit:
+    return Hit(StoredRecord(id=name, text=name), dense, lexical, np.array(vector, np.float32))
+
+
+def test_minmax_scales_each_side_and_weighs_them() -> None:
+    hits = [_hit("a", 0.9, None), _hit("b", 0.5, 4.0), _hit("c", 0.1, 8.0)]
+    fused = {hit.record.id: score for hit, score in fuse(hits, fusion="minmax", dense_weight=0.25)}
+    assert fused == pytest.approx({"a": 0.25, "b": 0.25 * 0.5 + 0.75 * 0.5, "c": 0.75})
+
+
+def test_reciprocal_ranks_count_places_and_not_scores() -> None:
+    hits = [_hit("a", 0.9, None), _hit("b", 0.89, 100.0), _hit("c", -1.0, 1.0)]
+    fused = {hit.record.id: score for hit, score in fuse(hits, fusion="rrf", dense_weight=0.5)}
+    assert fused == pytest.approx({"a": 0.5, "b": 0.5 * 61 / 62 + 0.5, "c": 0.5 * 61 / 63 + 0.5 * 61 / 62})
+
+
+def test_one_hit_that_both_sides_found_scores_1() -> None:
+    assert [score for _, score in fuse([_hit("a", 0.2, 0.1)], fusion="minmax", dense_weight=0.3)] == pytest.approx(
+        [1.0]
+    )
+
+
+def test_marginal_relevance_passes_over_what_says_the_same_again() -> None:
+    hits = [(_hit("a", 1, None), 1.0), (_hit("again", 1, None), 0.99), (_hit("b", 0, None, (0, 1)), 0.5)]
+    assert [hit.record.id for hit, _ in diversify(hits, 2, 0.5)] == ["a", "b"]
+    assert [hit.record.id for hit, _ in diversify(hits, 3, 1.0)] == ["a", "again", "b"]
+    assert diversify([], 3, 0.5) == []
+
+
+def test_recall_can_be_made_diverse(memory: Memory) -> None:
+    memory.remember("c", ["mill river mill", "mill river mill river", "belt"], id=["1", "2", "3"])
+    assert ids(memory.recall("c", "mill river", top_k=2, mode="dense")) == ["2", "1"]
+    assert ids(memory.recall("c", "mill river", top_k=2, mode="dense", mmr=0.3)) == ["2", "3"]
+
+
+def test_a_minimum_score_leaves_out_the_rest(mill: Memory) -> None:
+    everything = mill.recall("c", "mill river", mode="dense")
+    least = everything[0].score
+    assert ids(mill.recall("c", "mill river", mode="dense", min_score=least)) == ["mill"]
+    assert mill.recall("c", "mill river", mode="dense", min_score=1.1) == []
+
+
+def test_nothing_is_found_by_an_empty_query_or_where_nothing_is(mill: Memory) -> None:
+    assert mill.recall("c", " \n") == []
+    assert mill.recall("other", "mill") == []
+    assert mill.list("other") == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ({"top_k": 0}, "top_k is a whole number from 1, this is 0"),
+        ({"mode": "densely"}, "'densely' is no mode\n  did you mean 'dense'"),
+        ({"fusion": "max"}, "'max' is no fusion"),
+        ({"mmr": 2}, "mmr is a number from 0 to 1, this is 2"),
+        ({"dense_weight": -1}, "dense_weight is a number from 0 to 1, this is -1"),
+        ({"namespace": ""}, "the name of a namespace is 1 to 200 printable characters, this is ''"),
+    ],
+)
+def test_arguments_that_mean_nothing_are_refused(mill: Memory, arguments: dict[str, Any], told: str) -> None:
+    with pytest.raises(UsageError, match=told):
+        mill.recall("c", "mill", **arguments)
