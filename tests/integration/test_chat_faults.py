@@ -12,7 +12,17 @@ from typing import Any
 
 import pytest
 
-from gristmill import BusyError, CapabilityError, Delta, GenerateRequest, Message, Model, ModelError, Sampling
+from gristmill import (
+    BusyError,
+    CapabilityError,
+    Delta,
+    GenerateRequest,
+    Message,
+    Model,
+    ModelError,
+    Sampling,
+    ScoreRequest,
+)
 from gristmill_plugins.chat import ChatPlugin
 from gristmill_plugins.chat import _transport as transport
 
@@ -522,3 +532,112 @@ async def test_embeddings_that_are_not_what_was_asked_are_refused(body: dict[str
         with pytest.raises(ModelError, match=message) as caught:
             await model.embed(["a", "b"])
         assert caught.value.hint == "is it an embedding model?"
+
+
+async def test_many_texts_are_embedded_in_several_requests() -> None:
+    pytest.importorskip("numpy")
+    batches = [rows(*[[1.0, 0.0]] * 64), rows([0.0, 1.0])]
+    async with serving(*map(reply, batches), concurrency=1) as (server, model):
+        vectors = await model.embed([str(i) for i in range(65)])
+        assert vectors.shape == (65, 2)
+        assert vectors[64].tolist() == [0.0, 1.0]
+        assert [len(asked.body["input"]) for asked in server.asked] == [64, 1]
+
+
+class Script(dict[str, Any]):
+    """What a server answers on each path: JSON, or a function of the request's body."""
+
+
+@asynccontextmanager
+async def scripted(script: Script, dialect: str) -> AsyncIterator[tuple[Server, Model]]:
+    """A server with its own endpoints."""
+    server: Server
+
+    async def behave(writer: asyncio.StreamWriter) -> None:
+        asked = server.asked[-1]
+        found = script[asked.path]
+        await reply(found(asked.body) if callable(found) else found)(writer)
+
+    async with serving(behave, dialect=dialect, concurrency=1) as (made, model):
+        server = made
+        yield made, model
+
+
+CHOOSE = ScoreRequest(messages=(Message(role="user", content="a or b?"),), choices=("a", "bc"))
+
+
+def vllm_tokens(body: Any) -> dict[str, Any]:
+    return {"tokens": [1, 2] if "messages" in body else [ord(c) for c in body["prompt"]], "count": 2}
+
+
+def vllm_logprobs(body: Any) -> dict[str, Any]:
+    rows = [None, *({str(t): {"logprob": -t / 100}, "5": {"logprob": -0.1}} for t in body["prompt"][1:])]
+    return {"choices": [{"text": "x", "prompt_logprobs": rows}]}
+
+
+async def test_vllm_scores_choices_by_the_log_probabilities_of_a_prompt() -> None:
+    script = Script({"/tokenize": vllm_tokens, "/v1/completions": vllm_logprobs})
+    async with scripted(script, "vllm") as (server, model):
+        scores = await model.score(CHOOSE)
+        assert scores.logprobs == pytest.approx((-0.97, -0.98 - 0.99))
+        assert scores.prompt_tokens == 2
+        assert server.asked[-1].body == {
+            "model": "m", "prompt": [1, 2, 98, 99], "max_tokens": 1, "temperature": 0.0, "prompt_logprobs": 1,
+        }  # fmt: skip
+        assert await model.count_tokens("four") == 4
+        begins = CHOOSE.model_copy(update={"choices": ("a", "ab")})
+        with pytest.raises(CapabilityError, match="cannot score choices of which one begins another"):
+            await model.score(begins)
+        empty = CHOOSE.model_copy(update={"choices": ("a", "")})
+        with pytest.raises(ModelError, match="the choice '' has no tokens"):
+            await model.score(empty)
+
+
+def llama_tokens(body: Any) -> dict[str, Any]:
+    return {"tokens": [ord(c) for c in body["content"]]}
+
+
+def llama_logprob(body: Any) -> dict[str, Any]:
+    ((token, _),) = body["logit_bias"]
+    return {"completion_probabilities": [{"id": token, "logprob": -token / 100}]}
+
+
+async def test_llama_server_scores_each_shared_token_once() -> None:
+    script = Script(
+        {
+            "/apply-template": {"prompt": "x"}, "/tokenize": llama_tokens, "/completion": llama_logprob,
+            "/props": {"eos_token": "$"},
+        }
+    )  # fmt: skip
+    async with scripted(script, "llama_cpp") as (server, model):
+        scores = await model.score(CHOOSE.model_copy(update={"choices": ("ab", "ac")}))
+        assert scores.logprobs == pytest.approx((-0.97 - 0.98, -0.97 - 0.99))
+        assert sum(asked.path == "/completion" for asked in server.asked) == 3
+        with_end = await model.score(CHOOSE.model_copy(update={"choices": ("a", "ab")}))
+        assert with_end.logprobs == pytest.approx((-0.97 - 0.36, -0.97 - 0.98 - 0.36))
+
+
+@pytest.mark.parametrize(
+    ("dialect", "path", "answer"),
+    [
+        ("llama_cpp", "/apply-template", {"text": "x"}),
+        ("llama_cpp", "/tokenize", {"tokens": ["x"]}),
+        ("llama_cpp", "/tokenize", []),
+        ("llama_cpp", "/completion", {"content": "x"}),
+        ("llama_cpp", "/completion", {"completion_probabilities": [{"id": 0, "logprob": -1}]}),
+        ("llama_cpp", "/props", {}),
+        ("vllm", "/tokenize", {"count": 1}),
+        ("vllm", "/v1/completions", {"choices": []}),
+        ("vllm", "/v1/completions", {"choices": [{"prompt_logprobs": [None]}]}),
+    ],
+)
+async def test_a_server_of_another_dialect_is_told_apart(dialect: str, path: str, answer: Any) -> None:
+    good: dict[str, dict[str, Any]] = {
+        "llama_cpp": {"/apply-template": {"prompt": "x"}, "/tokenize": llama_tokens, "/completion": llama_logprob},
+        "vllm": {"/tokenize": vllm_tokens, "/v1/completions": vllm_logprobs},
+    }
+    async with scripted(Script({**good[dialect], path: answer}), dialect) as (_, model):
+        request = CHOOSE.model_copy(update={"choices": ("a", "ab")}) if path == "/props" else CHOOSE
+        with pytest.raises(ModelError, match=f"{path} did not answer as a server of the dialect {dialect}") as caught:
+            await model.score(request)
+        assert caught.value.hint == "declare the dialect that the server has"
