@@ -247,7 +247,7 @@ def _batch(value: list[Any], size: int) -> list[list[Any]]:
     return [value[start : start + size] for start in range(0, len(value), size)]
 
 
-def _length(value: Any) -> int:
+def _length(value: str | list[Any] | dict[str, Any]) -> int:
     if isinstance(value, str | list | tuple | Mapping):
         return len(value)
     raise EvaluationError(f"length: a {type(value).__name__} has none")
@@ -265,7 +265,7 @@ def _string(value: Any) -> str:
     return to_text(value)
 
 
-def _list(value: Any) -> list[Any]:
+def _list(value: str | list[Any] | dict[str, Any]) -> list[Any]:
     if isinstance(value, Mapping | list | tuple | str):
         return list(value)
     raise EvaluationError(f"list: a {type(value).__name__} is no list")
