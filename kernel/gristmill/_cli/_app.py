@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gristmill._cli._memory import memory_app
+from gristmill._cli._model_commands import model_app
 
 if TYPE_CHECKING:
     from gristmill._events import RunResult
@@ -30,7 +31,6 @@ app = typer.Typer(
 )
 cache_app = typer.Typer(help="Look after the prompt cache.", no_args_is_help=True)
 new_app = typer.Typer(help="Start a recipe or a plugin.", no_args_is_help=True)
-model_app = typer.Typer(help="Fetch and inspect model files.", no_args_is_help=True)
 app.add_typer(cache_app, name="cache")
 app.add_typer(new_app, name="new")
 app.add_typer(model_app, name="model")
@@ -323,6 +323,16 @@ def doctor(as_json: JsonOption = False) -> None:
     raise typer.Exit(1 if any(line.status == "bad" for line in lines) else 0)
 
 
+@app.command()
+def mcp(
+    recipes: Annotated[list[str] | None, typer.Argument(help="Recipes to serve; by default all.")] = None,
+    plugin: PluginOption = None,
+) -> None:
+    """Serve recipes as tools of an MCP server, on standard input and output."""
+    with _kernel(plugin) as kernel:
+        kernel.registry.plugin("semantic_kernel").plugin.serve(kernel, recipes or ())
+
+
 @cache_app.command("stats")
 def cache_stats(as_json: JsonOption = False) -> None:
     """Say how many answers the cache holds."""
@@ -382,20 +392,3 @@ def new_plugin(
 
     for written in write(folder, name):
         typer.echo(f"wrote {written}")
-
-
-@model_app.command("pull")
-def model_pull(
-    name: Annotated[str, typer.Argument(help="hf:owner/repo/file.gguf", show_default=False)],
-    sha256: Annotated[str | None, typer.Option(help="The digest that the file must have.")] = None,
-) -> None:
-    """Fetch a model file: resumed after a break, checked by its digest."""
-    from gristmill._cli._live import download_progress
-    from gristmill._errors import UsageError
-
-    plugin = _kernel(cache=False).registry.plugin("llama").plugin
-    if not name.startswith("hf:"):
-        raise UsageError(f"{name!r} is nothing to fetch", hint="write hf:owner/repo/file.gguf")
-    with download_progress(name) as progress:
-        path = plugin.pull_model(name, sha256=sha256, on_progress=progress)
-    typer.echo(str(path))

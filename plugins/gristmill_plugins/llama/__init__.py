@@ -6,7 +6,7 @@ cheap; its first call pays.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -91,6 +91,39 @@ class LlamaPlugin:
         from gristmill_plugins.llama._files import pull
 
         return pull(name, sha256=sha256, on_progress=on_progress)
+
+    def list_models(self) -> list[dict[str, Any]]:
+        """Return the models on this machine, for `gristmill model list`."""
+        from gristmill_plugins.llama._tools import list_models
+
+        return list_models()
+
+    def describe_model(self, name: str) -> dict[str, Any]:
+        """Return what a model file says of itself, for `gristmill model info`."""
+        from gristmill_plugins.llama._tools import describe
+
+        return describe(name)
+
+    def quantize_model(self, name: str, *, to: str, output: Path | None = None) -> Path:
+        """Write a model in another format, for `gristmill model quantize`."""
+        from gristmill_plugins.llama._tools import quantize
+
+        return quantize(name, to, output)
+
+    def tune_model(
+        self,
+        name: str,
+        *,
+        text: Path,
+        formats: Sequence[str] | None = None,
+        max_loss: float,
+        write: Path | None = None,
+        on_step: Callable[[str], None],
+    ) -> dict[str, Any]:
+        """Measure a model's formats and settings on this machine, for `gristmill model tune`."""
+        from gristmill_plugins.llama._tune import FORMATS, tune
+
+        return tune(name, text, formats=formats or FORMATS, write=write, max_loss=max_loss, on_step=on_step)
 
 
 def _adapter_fields(spec: AdapterSpec) -> dict[str, Any]:
