@@ -1,4 +1,7 @@
-"""The chat plugin against a server that misbehaves: typed errors in bounded time, then the next call works."""
+"""The chat plugin against a server that misbehaves: typed errors in bounded time, then the next call works.
+
+Longer than other modules because one scripted server plays every part.
+"""
 
 from __future__ import annotations
 
