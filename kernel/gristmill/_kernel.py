@@ -81,6 +81,7 @@ class Kernel:
         self._threads: ThreadPoolExecutor | None = None
         self._lock = threading.Lock()
         self._closed = False
+        self._face: Any = None
 
     def _make_cache(self, cache: PromptCache | bool) -> PromptCache | None:
         if isinstance(cache, PromptCache):
@@ -102,6 +103,19 @@ class Kernel:
 
                 self._memory = open_memory(self, self._memory_at)
             return self._memory
+
+    @property
+    def semantic_kernel(self) -> Any:
+        """This kernel as a `semantic_kernel.Kernel`: plugins, recipes, and models given by `add_model`.
+
+        Made when first asked for, by whichever plugin is called `semantic_kernel`; the import takes a second.
+
+        Raises:
+            PluginError: semantic-kernel is not installed.
+        """
+        if self._face is None:
+            self._face = self.registry.plugin("semantic_kernel").plugin.make_face(self)
+        return self._face
 
     def embedder(self, provider: str, arguments: Mapping[str, Any] | None = None) -> Embedder:
         """Return an embedder by its provider, as under `models:` of a recipe. Loads nothing by itself.

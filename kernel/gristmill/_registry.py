@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from gristmill._errors import PluginError, nearest, suggest
+from gristmill._kernel_functions import as_plugin
 from gristmill._plugins import FunctionSpec, PluginSpec, ProviderSpec, read_plugin
 
 GROUP = "gristmill.plugins"
@@ -93,7 +94,7 @@ class Registry:
             return PluginError(f"the plugin name {name!r} is taken twice: by {owners}", hint="uninstall one of them")
         source = sources[0]
         try:
-            return read_plugin(name, source.load(), source.distribution)
+            return read_plugin(name, as_plugin(name, source.load()), source.distribution)
         except PluginError as error:
             return error
         except Exception as error:  # noqa: BLE001  (a plugin may fail at import in any way, and must fail alone)

@@ -1,0 +1,73 @@
+"""The only place that knows semantic-kernel and MCP: gristmill's face to them, and theirs to gristmill.
+
+    kernel.semantic_kernel              the kernel as a `semantic_kernel.Kernel`
+    gristmill mcp RECIPE...             recipes as tools of an MCP server
+    use: semantic_kernel.call_tool      a tool of an MCP server, as a step
+
+Importing this module, and `check`, import neither library: the first real use does. Invariant: nothing outside this
+folder may import semantic_kernel or mcp, so that they can be replaced here.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+from gristmill import Context, PluginError, function
+
+if TYPE_CHECKING:
+    from gristmill import Kernel
+
+__all__ = ["SemanticKernelPlugin"]
+
+EXTRA = "gristmill[semantic-kernel]"
+
+
+class SemanticKernelPlugin:
+    """Opens gristmill to semantic-kernel and to MCP."""
+
+    plugin_api = 1
+
+    def make_face(self, kernel: Kernel) -> Any:
+        """Return the kernel as a `semantic_kernel.Kernel`.
+
+        Raises:
+            PluginError: semantic-kernel is not installed.
+        """
+        _need("semantic_kernel")
+        from gristmill_plugins.semantic_kernel._face import GristmillKernel
+
+        return GristmillKernel.of(kernel)
+
+    def serve(self, kernel: Kernel, recipe_names: Sequence[str] = ()) -> None:
+        """Serve recipes as MCP tools on standard input and output until the client leaves; none named means all.
+
+        Raises:
+            PluginError: the MCP library is not installed.
+            UsageError, RecipeError: there is no such recipe, or it does not check; nothing was served.
+        """
+        _need("mcp")
+        from gristmill_plugins.semantic_kernel._mcp import serve
+
+        serve(kernel, recipe_names)
+
+    @function(writes=True)
+    async def call_tool(
+        self,
+        server: Annotated[str, "The server's name in gristmill.toml, [plugin.semantic_kernel.servers.NAME]."],
+        tool: Annotated[str, "The tool's name."],
+        context: Context,
+        *,
+        arguments: Annotated[dict[str, Any] | None, "The tool's arguments."] = None,
+    ) -> Any:
+        """Call a tool of an MCP server that gristmill.toml names, and return what it answers."""
+        _need("mcp")
+        from gristmill_plugins.semantic_kernel._mcp import call_tool
+
+        return await call_tool(context.settings.get("servers", {}), server, tool, arguments or {})
+
+
+def _need(library: str) -> None:
+    if importlib.util.find_spec(library) is None:
+        raise PluginError(f"{library} is not installed", hint=f'pip install "{EXTRA}"')
