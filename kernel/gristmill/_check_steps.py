@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from gristmill._diagnostics import shorten_path
 from gristmill._errors import PluginError, UsageError, nearest, suggest
 from gristmill._inference import Scope, narrowed_by
-from gristmill._jsonschema import expand_short_form, is_json_schema, problems
+from gristmill._jsonschema import read_schema
 from gristmill._models import Sampling
 from gristmill._plugins import FunctionSpec, Parameter
 from gristmill._recipe import (
@@ -58,6 +58,8 @@ if TYPE_CHECKING:
 
 Work = Literal["use", "generate", "recipe"]
 ALL_WORK: tuple[Work, ...] = ("use", "generate", "recipe")
+MARKS: Mapping[str, Work] = {"use": "use", "recipe": "recipe", "prompt": "generate", "messages": "generate"}
+"""The key that says what a step does, and the kind of work it is."""
 
 MESSAGES = list_of(type_of(Message))
 EXAMPLES = list_of(Type("record", fields={"input": STRING, "output": STRING}))
@@ -94,7 +96,7 @@ KEYS: Mapping[str, Key] = {
     "schema": Key(_GENERATE, Type("map", item=ANY), "JSON Schema, or {field: type}, that the answer must satisfy.",
                   expressions=False),
     "top_logprobs": Key(_GENERATE, INTEGER, "Return log-probabilities, with this many alternatives."),
-    **{name: Key(_GENERATE, kind, "Sampling: see the recipe reference.") for name, kind in SAMPLING.items()},
+    **{name: Key(_GENERATE, kind, Sampling.model_fields[name].description or "") for name, kind in SAMPLING.items()},
     "if": Key(ALL_WORK, BOOLEAN, "Run only when true; a skipped step is null."),
     "for_each": Key(ALL_WORK, list_of(ANY), "Run once for each item; results in the same order."),
     "as": Key(ALL_WORK, STRING, "What the item is called; `item` by default.", expressions=False),
@@ -162,10 +164,9 @@ class StepChecker:
         self._report_keys(node, work)
 
     def _work_of(self, name: str, key: Scalar, node: MapNode) -> Work | None:
-        marks: dict[str, Work] = {"use": "use", "recipe": "recipe", "prompt": "generate", "messages": "generate"}
-        found = [mark for mark in marks if mark in node.entries]
+        found = [mark for mark in MARKS if mark in node.entries]
         if not found:
-            near = next((near for other in node.entries if (near := nearest(other, marks))), None)
+            near = next((near for other in node.entries if (near := nearest(other, MARKS))), None)
             hint = f"did you mean {near!r}?" if near else "it needs one of: use, prompt, messages, recipe"
             self.owner.report(key, f"step {name!r} does nothing", hint=hint, code="step")
             return None
@@ -175,7 +176,7 @@ class StepChecker:
                 code="step",
             )  # fmt: skip
             return None
-        return marks[found[0]]
+        return MARKS[found[0]]
 
     def _report_keys(self, node: MapNode, work: Work) -> None:
         allowed = [key for key, spec in KEYS.items() if work in spec.work]
@@ -699,12 +700,8 @@ class _StepTyper:
             return None
         if len(self.owner.document.diagnostics) > before:
             return None
-        try:
-            schema = value if is_json_schema(value) else expand_short_form(value)
-        except ValueError as error:
-            self.owner.report(node, f"schema: {error}", code="schema")
-            return None
-        for problem in problems(schema):
+        schema, found = read_schema(value)
+        for problem in found:
             self.owner.report(_descend(node, problem.path), f"schema: {problem.message}", code="schema")
         return schema
 
@@ -725,7 +722,7 @@ class _StepTyper:
         return (*turns, *(turn for item in messages.items if (turn := self._message(item, scope))))
 
     def _content(self, node: Node, scope: Scope, what: str) -> Data:
-        if not isinstance(node, Scalar) or (node.value is None and not node.text):
+        if not isinstance(node, Scalar) or node.value is None or not node.text.strip():
             self.owner.report(node, f"{what} is text", hint="write `|` and put it on the next lines", code="type")
             return Constant("")
         data = self.owner.data(node, as_text=True)

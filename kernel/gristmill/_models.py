@@ -37,22 +37,42 @@ def _as_stops(value: Any) -> Any:
 class Sampling(Value):
     """How tokens are drawn. The defaults are greedy decoding: the same prompt gives the same text."""
 
-    temperature: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)] = 0.0
-    """0 is greedy: the most likely token, and the seed plays no part."""
-    top_k: Annotated[int, Field(ge=0, le=1_000_000)] = 0
-    """Keep the k most likely tokens; 0 keeps all."""
-    top_p: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 1.0
-    min_p: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.0
-    typical_p: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 1.0
-    repeat_penalty: Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)] = 1.0
-    presence_penalty: Annotated[float, Field(ge=-10, le=10, allow_inf_nan=False)] = 0.0
-    frequency_penalty: Annotated[float, Field(ge=-10, le=10, allow_inf_nan=False)] = 0.0
-    logit_bias: dict[int, Annotated[float, Field(ge=-1000, le=1000, allow_inf_nan=False)]] = {}
-    """Token id to what is added to its logit."""
-    beam_width: Annotated[int, Field(ge=1, le=64)] = 1
-    max_tokens: Annotated[int, Field(ge=1, le=1_000_000)] = DEFAULT_MAX_TOKENS
-    stop: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_as_stops)] = ()
-    """Generation ends before the first of these strings; it is not part of the text."""
+    temperature: Annotated[
+        float, Field(ge=0, le=100, allow_inf_nan=False, description="0 takes the most likely token; higher draws.")
+    ] = 0.0
+    top_k: Annotated[int, Field(ge=0, le=1_000_000, description="Draw from the k most likely tokens; 0: all.")] = 0
+    top_p: Annotated[
+        float, Field(gt=0, le=1, allow_inf_nan=False, description="Draw from the likeliest that hold this share.")
+    ] = 1.0
+    min_p: Annotated[
+        float, Field(ge=0, le=1, allow_inf_nan=False, description="Leave out tokens below this part of the likeliest.")
+    ] = 0.0
+    typical_p: Annotated[
+        float, Field(gt=0, le=1, allow_inf_nan=False, description="Locally typical sampling (Meister et al. 2022).")
+    ] = 1.0
+    repeat_penalty: Annotated[
+        float,
+        Field(gt=0, le=10, allow_inf_nan=False, description="Above 1 makes tokens of the recent text unlikelier."),
+    ] = 1.0
+    presence_penalty: Annotated[
+        float, Field(ge=-10, le=10, allow_inf_nan=False, description="Taken from the logit of every token used.")
+    ] = 0.0
+    frequency_penalty: Annotated[
+        float, Field(ge=-10, le=10, allow_inf_nan=False, description="Taken from a token's logit for each use.")
+    ] = 0.0
+    logit_bias: Annotated[
+        dict[int, Annotated[float, Field(ge=-1000, le=1000, allow_inf_nan=False)]],
+        Field(description="Token id to what is added to its logit."),
+    ] = {}
+    beam_width: Annotated[int, Field(ge=1, le=64, description="Beam search over so many texts; greedy only.")] = 1
+    max_tokens: Annotated[int, Field(ge=1, le=1_000_000, description="The most tokens an answer may have.")] = (
+        DEFAULT_MAX_TOKENS
+    )
+    stop: Annotated[
+        tuple[Annotated[str, Field(min_length=1)], ...],
+        BeforeValidator(_as_stops),
+        Field(description="Texts that end the answer before them."),
+    ] = ()
 
     @model_validator(mode="after")
     def _beams_are_greedy(self) -> Sampling:

@@ -15,7 +15,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 from gristmill._check import INPUT_KEYS, INPUT_TYPES, NAME, RECIPE_KEYS, RECIPE_NAME, RESERVED
-from gristmill._check_steps import KEYS, SAMPLING, Work
+from gristmill._check_steps import KEYS, MARKS, SAMPLING
 from gristmill._models import Sampling
 from gristmill._plugins import FunctionSpec, Parameter, ProviderSpec
 from gristmill._recipe import LANGUAGE_VERSION, Budget
@@ -33,8 +33,6 @@ EXPRESSION: Mapping[str, Any] = {
 _TEXT = ("string", "number", "boolean")
 """A prompt, a system message and a message's content are text whatever YAML makes of them."""
 _LIMITS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "minItems", "maxItems")
-_MARKS: Mapping[str, Work] = {"use": "use", "recipe": "recipe", "prompt": "generate", "messages": "generate"}
-"""The keys that say what a step does, each with the kind of step it makes."""
 
 
 def recipe_schema(registry: Registry) -> Schema:
@@ -65,7 +63,7 @@ def recipe_schema(registry: Registry) -> Schema:
             "input_type": _input_type(),
             "model": _model(providers),
             "step": _step(),
-            **{f"step.{mark}": _kind_of_step(mark, functions) for mark in _MARKS},
+            **{f"step.{mark}": _kind_of_step(mark, functions) for mark in MARKS},
             **{f"key.{name}": _key(name, functions) for name in KEYS},
             **{f"with.{name}": _arguments(function, functions) for name, function in functions.items()},
         },
@@ -235,16 +233,16 @@ def _step() -> Schema:
     schema: Schema = {
         "properties": {name: {"$ref": f"#/$defs/key.{name}"} for name in KEYS},
         "additionalProperties": False,
-        "anyOf": [{"required": [mark]} for mark in _MARKS],
+        "anyOf": [{"required": [mark]} for mark in MARKS],
     }
-    for mark in reversed(list(_MARKS)):
+    for mark in reversed(list(MARKS)):
         schema = {"if": {"required": [mark]}, "then": {"$ref": f"#/$defs/step.{mark}"}, "else": schema}
     return {"type": "object", **schema}
 
 
 def _kind_of_step(mark: str, functions: Mapping[str, FunctionSpec]) -> Schema:
-    others = {other for other in _MARKS if other != mark} | ({"system"} if mark == "messages" else set())
-    allowed = [name for name, key in KEYS.items() if _MARKS[mark] in key.work and name not in others]
+    others = {other for other in MARKS if other != mark} | ({"system"} if mark == "messages" else set())
+    allowed = [name for name, key in KEYS.items() if MARKS[mark] in key.work and name not in others]
     entries = {name: {"$ref": f"#/$defs/key.{name}"} for name in allowed}
     schema: Schema = {"properties": entries, "additionalProperties": False}
     if mark == "use":

@@ -199,7 +199,7 @@ def test_every_shipped_recipe_is_valid(schema: dict[str, Any], path: Path) -> No
         (HEAD + "inputs: {q: {type: integer, default: x}}\nsteps: {s: {prompt: x}}", "'x' is not of type 'integer'"),
         (HEAD + "inputs: {q: {typ: string}}\nsteps: {s: {prompt: x}}", "'typ' was unexpected"),
         (HEAD + "steps: {s: {prompt: x}}\nbudget: {tokens: 0}", "0 is less than or equal to the minimum of 0"),
-        ("version: 1\nmodels: {m: {use: lama}}\nsteps: {s: {prompt: x}}", "'lama' is not one of ['fake', 'llama']"),
+        ("version: 1\nmodels: {m: {use: lama}}\nsteps: {s: {prompt: x}}", "'lama' is not one of ["),
         ("version: 1\nmodels: {m: {use: fake, nam: x}}\nsteps: {s: {prompt: x}}", "'nam' was unexpected"),
         ("version: 1\nmodels: {m: {use: fake, name: 3}}\nsteps: {s: {prompt: x}}", "3 is not of type 'string'"),
         ("version: 1\nmodels: {m: {name: x}}\nsteps: {s: {prompt: x}}", "'use' is a required property"),
