@@ -209,6 +209,7 @@ async def test_types_that_are_text_are_read(kind: str) -> None:
         ("http://", "is no http or https URL"),
         ("http://user:secret@example.com/", "a URL with a user name or password is refused"),
         ("http://exa mple.com:x/", "is no URL"),
+        ("http://user:secret@example.com:x/", r"'http://\*\*\*@example.com:x/' is no URL"),
         ("http://127.0.0.1:1/", r"cannot be fetched: "),
         ("http://no-such-host.invalid/", "no-such-host.invalid is not known"),
     ],

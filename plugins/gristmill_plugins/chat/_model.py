@@ -86,9 +86,9 @@ class ChatModel(Model):
                 if is_alone or error.status not in (400, 422):
                     raise
         if len(ask.samples) > 1 and len(found) < len(ask.samples):
-            self._together = False
             for part in await all_of(self._ask(request, one, on_delta) for one in ask.singly(found)):
                 found |= part
+            self._together = False  # it was `n` that the server did not take, not the request
         return found
 
     async def _once(

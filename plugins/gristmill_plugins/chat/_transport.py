@@ -11,6 +11,7 @@ import asyncio
 import itertools
 import json
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from gristmill import BusyError, GristmillError, ModelError
@@ -47,6 +48,19 @@ class _Failed(Exception):
         self.asked_s = asked_s
 
 
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """What is sent, the key aside."""
+
+    method: str
+    url: str
+    body: Any
+
+    @property
+    def content(self) -> bytes | None:
+        return None if self.body is None else json.dumps(self.body, ensure_ascii=False).encode()
+
+
 class Transport:
     """The connections to one server. They are opened by the first request and bound to its event loop."""
 
@@ -70,7 +84,7 @@ class Transport:
                 raise self._error(f"answered with an error: {self._quote(message_in(answer) or '')}", "request")
             return answer
 
-        return await self._tried(method, url, body, read, lambda: True)
+        return await self._tried(_Request(method, url, body), read, repeatable=lambda: True)
 
     async def events(
         self, url: str, body: Any, on_event: Callable[[Any], None], *, handed_on: Callable[[], bool]
@@ -94,7 +108,7 @@ class Transport:
             for data in parser.end():
                 self._hand_on(data, on_event)
 
-        await self._tried("POST", url, body, read, lambda: not handed_on())
+        await self._tried(_Request("POST", url, body), read, repeatable=lambda: not handed_on())
 
     async def close(self) -> None:
         """Close the connections; a later request opens new ones."""
@@ -105,19 +119,14 @@ class Transport:
     # One request
 
     async def _tried(
-        self,
-        method: str,
-        url: str,
-        body: Any,
-        read: Callable[[httpx.Response], Awaitable[T]],
-        repeatable: Callable[[], bool],
+        self, request: _Request, read: Callable[[httpx.Response], Awaitable[T]], *, repeatable: Callable[[], bool]
     ) -> T:
         key = self._options.key()
         client = self._opened()
         async with self._places:
             for attempt in itertools.count():
                 try:
-                    return await self._once(client, method, url, body, key, read)
+                    return await self._once(client, request, key=key, read=read)
                 except _Failed as failed:
                     wait_s = pause_s(attempt, failed.asked_s)
                     is_last = attempt >= self._options.retries or wait_s > MOST_PAUSE_S
@@ -129,20 +138,18 @@ class Transport:
     async def _once(
         self,
         client: httpx.AsyncClient,
-        method: str,
-        url: str,
-        body: Any,
+        request: _Request,
+        *,
         key: str | None,
         read: Callable[[httpx.Response], Awaitable[T]],
     ) -> T:
         import httpx
 
-        content = None if body is None else json.dumps(body, ensure_ascii=False).encode()
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         try:
             async with (
                 asyncio.timeout(self._options.timeout_s),
-                client.stream(method, url, content=content, headers=headers) as response,
+                client.stream(request.method, request.url, content=request.content, headers=headers) as response,
             ):
                 await self._check_status(response)
                 return await read(response)

@@ -77,8 +77,8 @@ async def fetch(url: str, allowed: AllowList, limits: Limits) -> Fetched:
 
 
 def shown(text: str) -> str:
-    """Return text for a message: printable and short."""
-    line = "".join(c if c.isprintable() else "?" for c in text[:201])
+    """Return text for a message: printable, short, and without a password."""
+    line = "".join(c if c.isprintable() else "?" for c in re.sub(r"//[^/@]*@", "//***@", text[:4000])[:201])
     return line if len(line) <= 200 else f"{line[:197]}..."
 
 
