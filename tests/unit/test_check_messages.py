@@ -165,6 +165,8 @@ USE = [
 GENERATE = [
     ('{prompt: [x]}', ['4:15: prompt is text | write `|` and put it on the next lines']),
     ('{prompt: }', ['4:15: prompt is text | write `|` and put it on the next lines']),
+    ('{prompt: null}', ['4:15: prompt is text | write `|` and put it on the next lines']),
+    ('{prompt: " "}', ['4:15: prompt is text | write `|` and put it on the next lines']),
     ('{prompt: x, model: mian}', ["4:25: 'mian' is no model of this recipe | did you mean 'main'?"]),
     ('{prompt: x, temperature: 101}', ['4:31: temperature: input should be less than or equal to 100, this is 101']),
     ('{prompt: x, temperature: hot}', ["4:31: temperature: a number is wanted, this is 'hot'"]),
