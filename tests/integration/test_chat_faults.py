@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -283,6 +284,37 @@ async def test_a_stream_that_breaks_is_a_typed_error_and_is_not_asked_again(name
         deltas.clear()
         (completion,) = await model.generate(ask(), deltas.append)
         assert completion.text == "".join(delta.text for delta in deltas) == "fine"
+
+
+async def test_a_stream_that_ends_inside_a_line_says_what_came() -> None:
+    async def behave(writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n" + b'data: {"choices": [')
+        writer.close()
+
+    async with serving(behave) as (_, model):
+        with pytest.raises(ModelError, match=r"answered what is no JSON: '\{\"choices\": \['"):
+            await model.generate(ask(), lambda _: None)
+
+
+async def test_choices_that_nobody_asked_for_are_left_out() -> None:
+    async with serving(reply(answer(n=3))) as (_, model):
+        assert len(await model.generate(ask())) == 1
+
+
+async def test_a_server_that_takes_no_connection_is_given_up_in_time() -> None:
+    with socket.socket() as full, socket.socket() as first, socket.socket() as second:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        for waiting in (first, second):  # Linux drops what comes when the queue is full
+            waiting.setblocking(False)
+            waiting.connect_ex(full.getsockname())
+        model = ChatPlugin().chat(
+            base_url=f"http://127.0.0.1:{full.getsockname()[1]}/v1", model="m", connect_timeout_s=0.3, retries=0
+        )
+        with pytest.raises(ModelError, match=r"took no connection within 0\.3 s") as caught:
+            await model.generate(ask())
+        assert caught.value.cause == "timeout"
+        await model.close()
 
 
 async def test_a_stream_that_breaks_before_any_text_is_asked_again() -> None:

@@ -235,6 +235,12 @@ async def test_the_address_that_refuses_is_followed_by_the_next(monkeypatch: pyt
         assert (await site.get(host="localhost", hosts=["localhost:*"])).text == "hello"
 
 
+async def test_a_name_without_an_address_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [])
+    with pytest.raises(FunctionError, match=r"empty\.example has no address"):
+        await fetch("http://empty.example/", AllowList.from_settings({"hosts": ["empty.example"]}), LIMITS)
+
+
 @pytest.fixture
 def certificate(tmp_path: Path) -> Path:
     """A certificate for the name localhost, and its key, in one folder."""

@@ -97,6 +97,21 @@ def test_the_fingerprint_tells_what_changes_the_answer_from_what_does_not() -> N
     assert len({same, *(chat(**options).fingerprint for options in changed)}) == 6
 
 
+@pytest.mark.parametrize(
+    ("host", "local"),
+    [
+        ("127.0.0.1", True),
+        ("[::1]", True),
+        ("localhost", True),
+        ("a.localhost", True),
+        ("10.0.0.1", False),
+        ("a", False),
+    ],
+)
+def test_a_server_on_this_machine_is_known_as_such(host: str, local: bool) -> None:
+    assert ChatOptions(f"http://{host}:80/v1", "m").is_local is local
+
+
 def test_greedy_decoding_says_so_and_sends_no_seed() -> None:
     assert sent(Sampling(), seed=3) == {
         "model": "m",
