@@ -185,8 +185,8 @@ def test_a_text_is_added_searched_listed_and_forgotten(cli: Callable[..., Result
     assert [info["n_records"] for info in json.loads(cli("list", "--json").stdout)] == [2]
     assert [record["id"] for record in json.loads(cli("list", "notes", "--json").stdout)] == [first, "two"]
     assert cli("list", "notes", "--offset", "1").stdout == "two  the mill\n"
-    assert cli("forget", "notes", "two", "none").stdout == "forgot 1 records\n"
-    assert cli("forget", "notes", "--all").stdout == "forgot 1 records\n"
+    assert cli("forget", "notes", "two", "none").stdout == "forgot 1 record\n"
+    assert cli("forget", "notes", "--all").stdout == "forgot 1 record\n"
     assert cli("list").stdout == ""
 
 
@@ -201,16 +201,16 @@ def test_namespaces_are_kept_apart(cli: Callable[..., Result]) -> None:
 def test_a_collection_is_exported_and_imported(cli: Callable[..., Result], tmp_path: Path) -> None:
     cli("add", "notes", "one")
     file = str(tmp_path / "notes.jsonl")
-    assert cli("export", "notes", file).stdout == f"wrote 1 records to {file}\n"
-    assert cli("import", "copy", file).stdout == "kept 1 records\n"
+    assert cli("export", "notes", file).stdout == f"wrote 1 record to {file}\n"
+    assert cli("import", "copy", file).stdout == "kept 1 record\n"
     assert "one" in cli("list", "copy").stdout
 
 
 def test_the_embedder_is_changed_and_named(cli: Callable[..., Result]) -> None:
     cli("add", "notes", "one")
     named = ("--embedder", "others.vectors", "--set", "turned=true")
-    assert cli("re-embed", "notes", *named).stdout == "made 1 vectors\n"
-    assert cli("list").stdout == "notes  1 records  others True\n"
+    assert cli("re-embed", "notes", *named).stdout == "made 1 vector\n"
+    assert cli("list").stdout == "notes  1 record  others True\n"
     assert "one" in cli("search", "notes", "one", *named).stdout
     with pytest.raises(UsageError, match="'fake-embedder' makes others"):
         cli("search", "notes", "one")
@@ -245,7 +245,7 @@ def test_what_is_kept_without_a_vector_is_said(cli: Callable[..., Result], monke
     monkeypatch.setattr("gristmill._memory._api.Memory._installed", lambda _: None)
     result = cli("add", "notes", "one")
     assert result.stderr == 'kept without a vector: it is found by words only; pip install "gristmill[memory]"\n'
-    assert cli("list").stdout == "notes  1 records  no vectors\n"
+    assert cli("list").stdout == "notes  1 record  no vectors\n"
 
 
 def test_providers_that_make_no_embedder_or_lack_arguments_are_refused(tmp_path: Path) -> None:

@@ -118,6 +118,10 @@ def search(
     _print(records, as_json, ("id", "text", "score", "metadata"))
 
 
+def _records(n: int) -> str:
+    return "1 record" if n == 1 else f"{n} records"
+
+
 def _must_exist(kernel: Kernel, collection: str, namespace: str) -> None:
     from gristmill._errors import UsageError, suggest
 
@@ -161,7 +165,7 @@ def list_(
         typer.echo(json.dumps([info.model_dump() for info in infos], ensure_ascii=False))
         return
     for info in infos:
-        typer.echo(f"{info.name}  {info.n_records} records  {info.embedder or 'no vectors'}")
+        typer.echo(f"{info.name}  {_records(info.n_records)}  {info.embedder or 'no vectors'}")
 
 
 @memory_app.command("export")
@@ -173,7 +177,7 @@ def export(
     """Write a collection as JSON Lines, without its vectors."""
     with _kernel(None) as kernel:
         n = kernel.memory.export(collection, file, namespace=namespace)
-    typer.echo(f"wrote {n} records to {file}")
+    typer.echo(f"wrote {_records(n)} to {file}")
 
 
 @memory_app.command("import")
@@ -188,7 +192,7 @@ def import_(
     """Add the records of a JSON Lines file."""
     with _kernel(plugin) as kernel:
         n = kernel.memory.import_(collection, file, namespace=namespace, embedder=_embedder(kernel, embedder, set_))
-    typer.echo(f"kept {n} records")
+    typer.echo(f"kept {_records(n)}")
 
 
 @memory_app.command()
@@ -206,7 +210,7 @@ def forget(
     with _kernel(None) as kernel:
         _must_exist(kernel, collection, namespace)
         n = kernel.memory.forget(collection, ids or None, all=all_, namespace=namespace)
-    typer.echo(f"forgot {n} records")
+    typer.echo(f"forgot {_records(n)}")
 
 
 @memory_app.command("re-embed")
@@ -220,4 +224,4 @@ def re_embed(
     """Make all vectors of a collection anew, by another embedder."""
     with _kernel(plugin) as kernel:
         n = kernel.memory.re_embed(collection, _embedder(kernel, embedder, set_), namespace=namespace)
-    typer.echo(f"made {n} vectors")
+    typer.echo(f"made {n} vector{'' if n == 1 else 's'}")
