@@ -76,7 +76,7 @@ class Server:
                     return
                 if not (first := await gone):  # else it is the next request's first byte
                     return
-        except ConnectionError:
+        except (ConnectionError, asyncio.CancelledError):  # the latter when the test's loop ends first
             self.dropped.set()
         finally:
             writer.close()
