@@ -24,7 +24,7 @@ def as_plugin(name: str, source: Any) -> Any:
     Raises:
         PluginError: a method needs what only semantic-kernel can give it.
     """
-    if isinstance(source, type) and any(_is_foreign(getattr(source, attribute)) for attribute in dir(source)):
+    if isinstance(source, type) and any(_is_foreign(_static(source, attribute)) for attribute in dir(source)):
         source = source()
     found = {attribute: _static(source, attribute) for attribute in dir(source)}
     if not any(_is_foreign(member) for member in found.values()):

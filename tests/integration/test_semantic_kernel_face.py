@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator
+from contextlib import aclosing
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,6 +19,7 @@ from semantic_kernel.connectors.ai.function_choice_behavior import FunctionChoic
 from semantic_kernel.contents import ChatHistory, ImageContent
 from semantic_kernel.exceptions import KernelInvokeException
 from semantic_kernel.filters import FilterTypes
+from semantic_kernel.functions import kernel_function
 
 from gristmill import (
     Context,
@@ -98,7 +100,6 @@ def words() -> Words:
 
 @pytest.fixture
 def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fake: FakePlugin, words: Words) -> Iterator[Kernel]:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "greet.yaml").write_text(RECIPE)
     with Kernel(plugins={"fake": fake, "words": words}) as made:
@@ -219,6 +220,22 @@ async def test_a_filter_sees_our_calls_and_the_run(kernel: Kernel) -> None:
     assert seen == [("recipes-greet_in", "Guten Tag, Ada", 1, True)]
 
 
+class Clock:
+    """Tells the time."""
+
+    @kernel_function(description="Say the hour.")
+    async def hour(self, zone: Annotated[str, "The zone."] = "UTC") -> Annotated[str, "The hour."]:
+        return f"noon in {zone}"
+
+
+def test_an_object_with_kernel_functions_is_a_plugin_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "clock.yaml"
+    path.write_text("version: 1\nsteps: {now: {use: clock.hour, with: {zone: CET}}}\n")
+    with Kernel(plugins={"clock": Clock()}, cache=False) as kernel:
+        assert kernel.registry.function("clock.hour").parameters["zone"].description == "The zone."
+        assert kernel.recipe(path).run().output == "noon in CET"
+
+
 # -- models ------------------------------------------------------------------------------------------------------------
 
 
@@ -300,6 +317,17 @@ async def test_text_with_control_characters_keeps_its_role(kernel: Kernel, fake:
     request = fake.models["fake"].requests[-1]
     assert isinstance(request, GenerateRequest)
     assert [(m.role, m.content) for m in request.messages] == turns
+
+
+async def test_leaving_a_stream_early_stops_the_run(kernel: Kernel) -> None:
+    chat = kernel.semantic_kernel.add_model("main", use="fake")
+    settings = chat.instantiate_prompt_execution_settings(cache="off")
+    async with aclosing(chat.get_streaming_chat_message_content(history(("user", "Greet Ada")), settings)) as pieces:
+        async for piece in pieces:
+            assert str(piece) == "Guten"
+            break
+    left: Any = kernel.wait(_others())
+    assert left == 0
 
 
 async def test_an_image_is_refused(kernel: Kernel) -> None:
@@ -387,3 +415,16 @@ async def test_an_agent_streams_its_answer(kernel: Kernel) -> None:
     agent = agent_of(face, face.add_model("main", use="fake"))
     pieces = [str(item.message) async for item in agent.invoke_stream(messages="Please greet Ada.")]
     assert "".join(pieces).endswith("They say: Guten Tag, Ada")
+
+
+async def test_a_real_model_chooses_a_function_and_its_arguments_fit() -> None:
+    pytest.importorskip("llama_cpp", reason="needs the llama extra")
+    with Kernel(cache=False) as kernel:
+        face = kernel.semantic_kernel
+        chat = face.add_model("small", use="llama", model="smollm2")
+        behaviour = FunctionChoiceBehavior.Required(auto_invoke=False, filters={"included_functions": ["text-split"]})
+        settings = chat.instantiate_prompt_execution_settings(function_choice_behavior=behaviour, max_tokens=200)
+        turns = history(("user", "Split this text into lines: one two"))
+        message = await chat.get_chat_message_content(turns, settings, kernel=face)
+        assert (message.items[0].name, next(iter(message.items[0].parse_arguments()))) == ("text-split", "text")
+        assert message.metadata["usage"].completion_tokens > 5

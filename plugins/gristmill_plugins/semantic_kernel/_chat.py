@@ -30,7 +30,17 @@ from semantic_kernel.contents import (
 from semantic_kernel.contents.utils.author_role import AuthorRole
 from semantic_kernel.contents.utils.finish_reason import FinishReason
 
-from gristmill import Completion, FunctionError, GenerateRequest, GristmillError, Message, RunError, Sampling, Token
+from gristmill import (
+    Completion,
+    FunctionError,
+    GenerateRequest,
+    GristmillError,
+    Message,
+    RunError,
+    Sampling,
+    StepFinished,
+    Token,
+)
 from gristmill.interop import asking
 from gristmill_plugins.semantic_kernel._tools import answer_schema, call_text, result_text, with_tools
 
@@ -43,7 +53,7 @@ _ROLES: dict[AuthorRole, Literal["system", "user", "assistant"]] = {
 }
 
 
-class GristmillSettings(PromptExecutionSettings):  # type: ignore[misc, unused-ignore]
+class GristmillSettings(PromptExecutionSettings):
     """What a request may set; the names and limits are those of a recipe's step."""
 
     temperature: float | None = None
@@ -73,7 +83,7 @@ class GristmillSettings(PromptExecutionSettings):  # type: ignore[misc, unused-i
         return Sampling(**{name: value for name, value in given.items() if value is not None})
 
 
-class GristmillChat(ChatCompletionClientBase):  # type: ignore[misc, unused-ignore]
+class GristmillChat(ChatCompletionClientBase):
     """A model of a gristmill kernel."""
 
     SUPPORTS_FUNCTION_CALLING: ClassVar[bool] = False
@@ -140,8 +150,8 @@ class GristmillChat(ChatCompletionClientBase):  # type: ignore[misc, unused-igno
                     if isinstance(event, Token):
                         begun.add(event.sample)
                         yield [self._piece(event.sample, function_invoke_attempt, _text(event.text, event.sample))]
-                    elif getattr(event, "output", None) is not None:
-                        completions = event.output  # of the step, and again of the run
+                    elif isinstance(event, StepFinished):
+                        completions = event.output
         except RunError as error:
             raise _cause(error) from error
         for index, completion in enumerate(completions):  # an answer from the cache comes whole
@@ -168,7 +178,8 @@ class GristmillToolChat(GristmillChat):
     SUPPORTS_FUNCTION_CALLING: ClassVar[bool] = True
 
     def _update_function_choice_settings_callback(self) -> Callable[..., None]:
-        return update_settings_from_function_call_configuration
+        update: Callable[..., None] = update_settings_from_function_call_configuration
+        return update
 
     def _reset_function_choice_settings(self, settings: PromptExecutionSettings) -> None:
         settings.tools = settings.tool_choice = None
@@ -179,8 +190,8 @@ class GristmillToolChat(GristmillChat):
 
 
 def _request(history: ChatHistory, settings: Any) -> tuple[GenerateRequest, list[dict[str, Any]]]:
-    messages = [_read(message) for message in history.messages]
     tools = (settings.tools or []) if settings.tool_choice != FunctionChoiceType.NONE else []
+    messages = [_read(message, may_call=bool(tools)) for message in history.messages]
     schema = settings.json_schema
     if tools:
         required = settings.tool_choice == FunctionChoiceType.REQUIRED
@@ -197,14 +208,14 @@ def _request(history: ChatHistory, settings: Any) -> tuple[GenerateRequest, list
     return request, tools
 
 
-def _read(message: ChatMessageContent) -> Message:
+def _read(message: ChatMessageContent, *, may_call: bool) -> Message:
     """Return a message of ours; its role comes from the role alone, never from its text."""
     parts = []
     for item in message.items:
         if isinstance(item, TextContent):
             parts.append(item.text)
         elif isinstance(item, FunctionCallContent):
-            parts.append(call_text(item.name or item.function_name, item.parse_arguments()))
+            parts.append(call_text(item.name or item.function_name, item.parse_arguments(), again=may_call))
         elif isinstance(item, FunctionResultContent):
             parts.append(result_text(item.name or item.function_name, item.result))
         else:

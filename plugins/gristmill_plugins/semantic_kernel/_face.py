@@ -24,7 +24,7 @@ RECIPES = "recipes"
 _log = logging.getLogger("gristmill")
 
 
-class GristmillKernel(semantic_kernel.Kernel):  # type: ignore[misc, unused-ignore]
+class GristmillKernel(semantic_kernel.Kernel):
     """A semantic-kernel kernel over a gristmill kernel; add to it what you would add to any."""
 
     _kernel: Any = PrivateAttr()

@@ -29,7 +29,7 @@ _PYTHON_NAMES = {
 }
 
 
-class OfferedFunction(KernelFunction):  # type: ignore[misc, unused-ignore]
+class OfferedFunction(KernelFunction):
     """A function of a gristmill plugin, or a recipe."""
 
     offer: Any = Field(exclude=True)

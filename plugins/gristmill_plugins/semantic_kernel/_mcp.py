@@ -64,14 +64,14 @@ def make_server(offers: Mapping[str, Offer]) -> Any:
     """Return an MCP server that has each offer as a tool, for any transport."""
     server: Any = Server("gristmill", version=version("gristmill"))
 
-    @server.list_tools()  # type: ignore[untyped-decorator, unused-ignore]
+    @server.list_tools()
     async def list_tools() -> list[types.Tool]:
         return [
             types.Tool(name=name, description=offer.summary, inputSchema=dict(offer.schema))
             for name, offer in offers.items()
         ]
 
-    @server.call_tool(validate_input=False)  # type: ignore[untyped-decorator, unused-ignore]
+    @server.call_tool(validate_input=False)
     async def call(name: str, arguments: dict[str, Any]) -> Any:
         if name not in offers:
             raise UsageError(f"there is no tool {name!r}", hint=f"there is: {', '.join(sorted(offers))}")

@@ -76,9 +76,14 @@ def with_tools(messages: Sequence[Message], tools: Sequence[Tool], *, required: 
     return [system, *messages[len(head) :]]
 
 
-def call_text(name: str, arguments: Any) -> str:
-    """Return what the model wrote when it called a function."""
-    return json.dumps({"function": name, "arguments": arguments}, ensure_ascii=False)
+def call_text(name: str, arguments: Any, *, again: bool) -> str:
+    """Return an earlier call as the model is shown it: as it wrote it where it may call `again`, else in words.
+
+    Where it may not, a small model that sees the JSON writes it again instead of answering (SmolLM2-135M does).
+    """
+    if again:
+        return json.dumps({"function": name, "arguments": arguments}, ensure_ascii=False)
+    return f"I call {name} with {json.dumps(arguments, ensure_ascii=False)}."
 
 
 def result_text(name: str, result: Any) -> str:
