@@ -20,6 +20,7 @@ FORMATS = ("Q8_0", "Q4_0", "Q4_K_M", "F16")
 BATCHES = (128, 256, 512)
 DEFAULT_BATCH = 256
 """What the engine decodes at once on a processor."""
+N_REPEATS = 3
 N_WINDOWS = 4
 """Windows of 512 tokens that are compared: the log-probabilities of half of them are kept on disk meanwhile."""
 MAX_TEXT_BYTES = 10 << 20
@@ -109,7 +110,7 @@ class _Tuning:
     def _measure(self, path: Path, threads: int, batch: int, *, text: str | None) -> dict[str, Any]:
         job = {
             "job": "measure", "path": str(path), "threads": threads, "n_batch": batch, "use_extra_bufts": True,
-            "text": text, "n_windows": N_WINDOWS, "reference": self._reference, "writes_reference": not self.rows,
+            "text": text, "n_windows": N_WINDOWS, "n_repeats": N_REPEATS, "reference": self._reference, "writes_reference": not self.rows,
         }  # fmt: skip
         return run_job(job, model=str(self._source))
 

@@ -28,7 +28,6 @@ N_SEQUENCES = 16
 N_STEPS = 24
 N_BEFORE = 32
 """Tokens that the batched sequences begin with, in common."""
-N_REPEATS = 3
 
 
 def quantize(job: dict[str, Any]) -> dict[str, Any]:
@@ -58,6 +57,7 @@ class _Bench:
     """One loaded file."""
 
     def __init__(self, job: dict[str, Any]) -> None:
+        self._n_repeats: int = job["n_repeats"]
         self._params = _native.LoadParams(
             path=job["path"],
             n_ctx=max(2 * WINDOW, N_BEFORE + N_SEQUENCES * (N_STEPS + 1)),
@@ -126,12 +126,16 @@ class _Bench:
         """Return tokens a second: a prompt read, sixteen sequences decoded together, and one alone."""
         size = self._model.vocabulary.size
         ids = np.random.default_rng(0).integers(size // 10, size, WINDOW).tolist()  # what they are plays no part
-        batched = _best(lambda: self._decode_together(ids, N_SEQUENCES))
+        batched = self._best(lambda: self._decode_together(ids, N_SEQUENCES))
         return {
-            "prefill_per_s": WINDOW / _best(lambda: self._prefill(ids)),
+            "prefill_per_s": WINDOW / self._best(lambda: self._prefill(ids)),
             "batched_per_s": N_SEQUENCES * N_STEPS / batched,
-            "single_per_s": N_STEPS / _best(lambda: self._decode_together(ids, 1)),
+            "single_per_s": N_STEPS / self._best(lambda: self._decode_together(ids, 1)),
         }
+
+    def _best(self, work: Callable[[], float]) -> float:
+        """Return the shortest of a few runs: what else the machine does only ever adds."""
+        return min(work() for _ in range(self._n_repeats))
 
     def _prefill(self, ids: list[int]) -> float:
         self._context.clear()
@@ -157,11 +161,6 @@ class _Bench:
     def _decode(self, ids: list[int], places: Any, seqs: list[int], wants: list[bool]) -> None:
         if code := self._context.decode(ids, places, seqs, wants):
             raise ModelError(f"llama.cpp could not decode a batch (code {code})", model=self._params.path, cause="load")
-
-
-def _best(work: Callable[[], float]) -> float:
-    """Return the shortest of a few runs: what else the machine does only ever adds."""
-    return min(work() for _ in range(N_REPEATS))
 
 
 JOBS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {"quantize": quantize, "measure": measure}
