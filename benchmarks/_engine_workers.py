@@ -119,15 +119,6 @@ class Gristmill:
         requests = [self._request(prompt, 1, adapter=name) for name in adapters]
         return [timed(lambda r=request: self._runner.run(self._model.generate(r)))[0] for request in requests]  # type: ignore[misc]
 
-    def reload(self) -> float:
-        """Return the seconds it takes to end the engine and load the model again."""
-
-        async def again() -> None:
-            await self._model.close()
-            await self._model.count_tokens("a")
-
-        return timed(lambda: self._runner.run(again()))[0]
-
     def close(self) -> None:
         self._runner.run(self._model.close())
 

@@ -110,7 +110,8 @@ class _Tuning:
     def _measure(self, path: Path, threads: int, batch: int, *, text: str | None) -> dict[str, Any]:
         job = {
             "job": "measure", "path": str(path), "threads": threads, "n_batch": batch, "use_extra_bufts": True,
-            "text": text, "n_windows": N_WINDOWS, "n_repeats": N_REPEATS, "reference": self._reference, "writes_reference": not self.rows,
+            "text": text, "n_windows": N_WINDOWS, "n_repeats": N_REPEATS,
+            "reference": self._reference, "writes_reference": not self.rows,
         }  # fmt: skip
         return run_job(job, model=str(self._source))
 
