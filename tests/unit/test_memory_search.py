@@ -204,6 +204,9 @@ def test_a_range_of_several_values_holds_for_one_of_them(mill: Memory) -> None:
     assert ids(mill.recall("c", "the", where={"kind": ["place", "error"], "year": {"max": 1900}})) == ["mill"]
     assert ids(mill.recall("c", "the", where={"tags": "pay"})) == ["leave"]
     assert mill.recall("c", "the", where={"tags": []}) == []
+    assert ids(mill.recall("c", "the", where={"year": list(range(5000))}, top_k=9)) == ["mill", "leave"]
+    assert len(mill.list("c", ids=[str(n) for n in range(50_000)] + ["mill"])) == 1
+    assert mill.forget("c", [str(n) for n in range(50_000)]) == 0
 
 
 def test_filters_that_mean_nothing_are_refused_even_where_there_is_nothing(memory: Memory) -> None:
@@ -211,6 +214,8 @@ def test_filters_that_mean_nothing_are_refused_even_where_there_is_nothing(memor
     for wanted in ({}, {"min": None}, {"least": 1}, {"min": 1, "max": "a"}, [[1]], {"min": True}, [{"min": 1}]):
         with pytest.raises(UsageError, match=told):
             memory.recall("nothing", "q", where={"x": wanted})
+    with pytest.raises(UsageError, match="the filter 'x' has 10001 values, the most is 10000"):
+        memory.list("nothing", where={"x": list(range(10_001))})
     where: Any = {1: "x"}
     with pytest.raises(UsageError, match="a metadata key is text, this is 1"):
         memory.list("nothing", where=where)

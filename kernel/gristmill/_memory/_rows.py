@@ -177,7 +177,7 @@ def match(connection: sqlite3.Connection, found: Found, query: StoreQuery, now: 
         return {}
     words = f"words_{found.number:d}"
     condition, values = conditions(found.number, query.where)
-    # "+": without it SQLite looks each allowed record up in the index, 1.6 s at 20,000 records instead of 20 ms.
+    # "+": without it SQLite looks each allowed record up in the index, 1.6 s at 20,000 records instead of 10 ms.
     allowed = f" AND +rowid IN (SELECT number FROM records WHERE collection = ?{condition})" if condition else ""
     rows = connection.execute(
         f"SELECT rowid, -bm25({words}) FROM {words} WHERE {words} MATCH ?"

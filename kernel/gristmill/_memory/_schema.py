@@ -22,7 +22,7 @@ from gristmill._errors import StoreError
 APPLICATION_ID = 0x67726D6D
 """Marks the file as ours ("grmm"), so that a database of another program is refused and left alone."""
 LOCK_TIMEOUT_S = 30.0
-"""Writers queue for one lock: four that write without pause were seen to wait for less than a second."""
+"""Writers queue for one lock, and a batch of ten thousand records takes about a second to write."""
 
 # synchronous NORMAL: with the write-ahead log a commit survives the death of the process; a power cut may lose the
 #   last ones but never tear one. trusted_schema OFF: the schema of a hostile file can call harmless functions only.
