@@ -13,7 +13,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -225,13 +225,13 @@ class Loop:
 
         self._native: Any = native
         self._settings: Json = {"n_ctx": CONTEXT_TOKENS, "n_threads": threads, "n_threads_batch": threads}
+        self._settings["n_gpu_layers"] = -1  # all, where the build can
         self._class: Any = llama_cpp.Llama
         self._path = path
         self._adapters = adapters
         self._llama: Any = self._class(path, verbose=False, **self._settings)
         self._scorer: Any = None
-        vocabulary = self._llama._model.vocab
-        size = self._llama.n_vocab()
+        vocabulary, size = self._llama._model.vocab, self._llama.n_vocab()
         self._ends = [token for token in range(size) if native.llama_vocab_is_eog(vocabulary, token)]
         # The class asks `llama_cpp.llama_vocab_is_eog` after each token whether to end.
         llama_cpp.llama_vocab_is_eog = lambda _vocabulary, _token: False
@@ -331,6 +331,7 @@ class Server:
         settings.model.path = path
         settings.n_ctx = SLOTS * 1024
         settings.n_parallel = SLOTS
+        settings.n_gpu_layers = 999
         settings.kv_unified = True  # one cache for all slots: the faster way on a processor
         settings.cache_ram_mib = 0  # do not copy a slot's prompt aside before another takes its place
         settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = threads
@@ -359,9 +360,8 @@ class Server:
         return {"seconds": seconds, "tokens": len(choices) * n_tokens, "texts": [c["text"] for c in choices]}
 
     def stream(self, prompt: Ids, n_tokens: int) -> Json:
-        first = 0.0
+        first, start = 0.0, time.perf_counter()
         pieces: list[str] = []
-        start = time.perf_counter()
 
         def piece(parts: Any) -> bool:
             nonlocal first
@@ -393,8 +393,7 @@ KINDS: dict[str, type[Gristmill] | type[Loop] | type[Server]] = {
 def work(kind: str, path: str, threads: int, adapters: dict[str, str], options: Json) -> None:
     """Be the worker of one contender: every public method can be called."""
     contender = KINDS[kind](path, threads, adapters, **options)
-    names: Iterable[str] = [name for name in dir(contender) if not name.startswith("_")]
-    _peers.serve({name: getattr(contender, name) for name in names})
+    _peers.serve({name: getattr(contender, name) for name in dir(contender) if not name.startswith("_")})
 
 
 if __name__ == "__main__":
