@@ -10,11 +10,12 @@ import json
 import secrets
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial, reduce
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gristmill._errors import StoreError, UsageError
 from gristmill._memory._schema import facts_of, make_words
-from gristmill._memory._words import conditions, match_expression
+from gristmill._memory._words import conditions, match_expression, queries
 from gristmill._models import CollectionName, StoredRecord, StoreQuery
 
 if TYPE_CHECKING:
@@ -164,10 +165,13 @@ def numbers(connection: sqlite3.Connection, sql: str, values: Sequence[Any]) -> 
 
 
 def allowed(connection: sqlite3.Connection, found: Found, where: Mapping[str, Any]) -> np.ndarray | None:
+    """Return the numbers of the records that `where` allows, rising; None if it allows all."""
     if not where:
         return None
-    condition, values = conditions(found.number, where)
-    return numbers(connection, f"SELECT number FROM records WHERE collection = ?{condition}", [found.number, *values])
+    import numpy as np
+
+    each = [numbers(connection, sql, values) for sql, values in queries(found.number, where)]
+    return reduce(partial(np.intersect1d, assume_unique=True), each)
 
 
 def match(connection: sqlite3.Connection, found: Found, query: StoreQuery, now: float) -> dict[int, float]:
@@ -176,14 +180,13 @@ def match(connection: sqlite3.Connection, found: Found, query: StoreQuery, now: 
     if expression is None:
         return {}
     words = f"words_{found.number:d}"
-    condition, values = conditions(found.number, query.where)
     # "+": without it SQLite looks each allowed record up in the index, 1.6 s at 20,000 records instead of 10 ms.
-    allowed = f" AND +rowid IN (SELECT number FROM records WHERE collection = ?{condition})" if condition else ""
+    condition, values = conditions(found.number, query.where, "+rowid")
     rows = connection.execute(
         f"SELECT rowid, -bm25({words}) FROM {words} WHERE {words} MATCH ?"
         " AND rowid NOT IN (SELECT number FROM records WHERE collection = ? AND expires <= ?)"
-        f"{allowed} ORDER BY rank, rowid LIMIT ?",
-        (expression, found.number, now, *([found.number, *values] if condition else ()), query.n),
+        f"{condition} ORDER BY rank, rowid LIMIT ?",
+        (expression, found.number, now, *values, query.n),
     )
     return dict(rows.fetchall())
 

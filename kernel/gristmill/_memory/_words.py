@@ -42,23 +42,33 @@ def match_expression(text: str) -> str | None:
     return " OR ".join(quoted) or None
 
 
-def conditions(collection: int, where: Mapping[str, Any]) -> tuple[str, list[Any]]:
-    """Return SQL that holds for the records that `where` allows, beginning with AND, and its values.
+Query = tuple[str, list[Any]]
+
+
+def queries(collection: int, where: Mapping[str, Any]) -> list[Query]:
+    """Return for each key the query for the numbers of the records that it allows, and its values.
 
     Raises:
         UsageError: a filter that means nothing.
     """
-    sql, values = "", []
+    found = []
     for key, wanted in where.items():
         test, tested = _test(key, wanted)
-        sql += f" AND number IN (SELECT number FROM facts WHERE collection = ? AND key = ? AND ({test}))"
-        values += [collection, key, *tested]
-    return sql, values
+        sql = f"SELECT DISTINCT number FROM facts WHERE collection = ? AND key = ? AND ({test})"
+        found.append((sql, [collection, key, *tested]))
+    return found
+
+
+def conditions(collection: int, where: Mapping[str, Any], column: str = "number") -> Query:
+    """Return SQL that holds for the records that `where` allows, beginning with AND, and its values."""
+    parts = queries(collection, where)
+    sql = "".join(f" AND {column} IN ({part})" for part, _ in parts)
+    return sql, [value for _, values in parts for value in values]
 
 
 def check_where(where: Mapping[str, Any]) -> None:
     """Raise UsageError for a filter that means nothing, also where there is no record to try it on."""
-    conditions(0, where)
+    queries(0, where)
 
 
 def _test(key: str, wanted: Any) -> tuple[str, list[Any]]:
