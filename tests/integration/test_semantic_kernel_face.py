@@ -223,7 +223,7 @@ async def test_a_filter_sees_our_calls_and_the_run(kernel: Kernel) -> None:
 class Clock:
     """Tells the time."""
 
-    @kernel_function(description="Say the hour.")
+    @kernel_function(description="Say the hour.")  # type: ignore[untyped-decorator]
     async def hour(self, zone: Annotated[str, "The zone."] = "UTC") -> Annotated[str, "The hour."]:
         return f"noon in {zone}"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -154,6 +155,21 @@ def test_standard_output_holds_the_protocol_only(folder: Path) -> None:
     assert process.returncode == 0
     for line in ("a plugin prints", "a library writes", "a child prints"):
         assert line in printed
+
+
+def test_an_interrupt_ends_the_server_at_once(folder: Path) -> None:
+    parameters = command(folder, "./shout.yaml")
+    with subprocess.Popen(
+        [parameters.command, *parameters.args], cwd=folder, env=parameters.env, text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+    ) as process:  # fmt: skip
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(json.dumps({"jsonrpc": "2.0", "id": 1, "method": "ping"}) + "\n")
+        process.stdin.flush()
+        assert process.stdout.readline()  # it serves
+        process.send_signal(signal.SIGINT)
+        assert process.wait(5) == -signal.SIGINT
 
 
 def test_a_recipe_that_does_not_check_ends_before_anything_is_served(folder: Path) -> None:

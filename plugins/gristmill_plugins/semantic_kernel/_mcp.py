@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,8 +26,11 @@ from gristmill.interop import Offer, recipe_offer
 
 
 def serve(kernel: Kernel, recipe_names: Sequence[str]) -> None:
-    """Serve the recipes until the client closes standard input."""
+    """Serve the recipes until the client closes standard input; the program's main thread, and its last work."""
     offers = _offers(kernel, recipe_names)
+    # A thread waits for the next line and cannot be interrupted: Ctrl-C ends the process, as the client's SIGTERM does.
+    # Engines notice within two seconds, and what the cache and the stores acknowledged is on disk.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     with _protocol_only() as stdout:
         anyio.run(_serve, offers, anyio.wrap_file(stdout))
 
