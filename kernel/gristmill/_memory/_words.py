@@ -84,8 +84,12 @@ def _test(key: str, wanted: Any) -> tuple[str, list[Any]]:
         return "0", []
     if len(facts) > MOST_VALUES:
         raise UsageError(f"the filter {key!r} has {len(facts)} values, the most is {MOST_VALUES}")
-    rows = ", ".join("(?, ?)" for _ in facts)  # `OR` between thousands would be deeper than SQLite parses
-    return f"(kind, value) IN (VALUES {rows})", [part for fact in facts if fact for part in fact]
+    by_kind: dict[int, list[Any]] = {}
+    for kind, value in filter(None, facts):
+        by_kind.setdefault(kind, []).append(value)
+    # One `IN` for each kind of value: for one value SQLite then goes straight to it in the index.
+    tests = [f"kind = ? AND value IN ({', '.join('?' * len(values))})" for values in by_kind.values()]
+    return " OR ".join(tests), [part for kind, values in by_kind.items() for part in (kind, *values)]
 
 
 def _range(key: str, wanted: Mapping[str, Any]) -> tuple[str, list[Any]]:
