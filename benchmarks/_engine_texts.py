@@ -53,7 +53,6 @@ PLACES = (
     "Selby",
 )
 LABELS = ("trade", "travel", "weather", "farming", "building")
-CHOICES = 200
 SHOTS = 12
 
 
@@ -84,13 +83,14 @@ def plain(question: str) -> Messages:
     return [{"role": "system", "content": "You answer at length."}, {"role": "user", "content": question}]
 
 
-def choices(seed: int, count: int = CHOICES) -> list[dict[str, Any]]:
-    """Return questions with 2 to 5 choices behind one few-shot prefix."""
+def choices(seed: int, count: int, batch: int) -> list[dict[str, Any]]:
+    """Return questions with 2 to 5 choices behind the few-shot prefix of `seed`, others for every batch."""
     chance = random.Random(seed)
     shots: Messages = [{"role": "system", "content": "Name the subject of each sentence."}]
     for number in range(SHOTS):
         shots.append({"role": "user", "content": sentences(chance, 1)})
         shots.append({"role": "assistant", "content": LABELS[number % len(LABELS)]})
+    chance = random.Random(f"{seed}/{batch}")
     return [
         {
             "messages": [*shots, {"role": "user", "content": sentences(chance, 1)}],

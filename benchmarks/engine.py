@@ -214,20 +214,22 @@ def stream(bench: Bench) -> list[Row]:
 
 
 def choices(bench: Bench) -> list[Row]:
-    """Closed choices behind a shared few-shot prefix."""
-    size = bench.size
-    asked = texts.choices(bench.seed(), size.choices)
-    ids = bench.ids([question["messages"] for question in asked])
-    n_shared = _n_common(ids)
-    for_loop = [
-        {"ids": own, "n_shared": n_shared, "choices": bench.workers[LOOP].call("tokenize", texts=question["choices"])}
-        for own, question in list(zip(ids, asked, strict=True))[: size.loop_choices]
-    ]
+    """Closed choices behind a shared few-shot prefix that everybody has read."""
+    size, seed = bench.size, bench.seed()
     again, kept = f"{LOOP}, each choice behind the prefix", f"{LOOP}, the question kept too"
-    work = f"{size.choices} questions of 2 to 5 choices behind a {n_shared}-token prefix"
-    row = Row(work, "questions/s", {again: 4.0})
-    best: dict[str, list[int]] = {}
-    for _ in bench.rounds(3):
+    row = Row(f"{size.choices} questions of 2 to 5 choices behind a {{}}-token prefix", "questions/s", {again: 4.0})
+    bench.workers[OURS].call("score", questions=texts.choices(seed, 2, -1))
+    same = n_compared = 0
+    for number in bench.rounds(3):
+        asked = texts.choices(seed, size.choices, number)
+        ids = bench.ids([question["messages"] for question in asked[: size.loop_choices]])
+        n_shared = _n_common(ids)
+        row.name = row.name.format(n_shared)
+        for_loop = [
+            {"ids": own, "n_shared": n_shared, "choices": bench.workers[LOOP].call("tokenize", texts=q["choices"])}
+            for own, q in zip(ids, asked, strict=False)
+        ]
+        best: dict[str, list[int]] = {}
         for name in bench.turns(OURS, again, kept):
             if name == OURS:
                 answer = bench.workers[OURS].call("score", questions=asked)
@@ -235,8 +237,10 @@ def choices(bench: Bench) -> list[Row]:
                 answer = bench.workers[LOOP].call("score", questions=for_loop, keep_question=name == kept)
             row.add(name, len(answer["best"]) / answer["seconds"])
             best[name] = answer["best"]
-    same = sum(a == b for a, b in zip(best[OURS], best[again], strict=False))
-    row.notes.append(f"the loop had the first {len(for_loop)} questions, and the same answer as gristmill in {same}")
+        same += sum(ours == theirs for ours, theirs in zip(best[OURS], best[again], strict=False))
+        n_compared += len(for_loop)
+    agreed = f"the same choice as gristmill's in {same} of {n_compared}"
+    row.notes.append(f"the loop had {size.loop_choices} of the questions each time; {agreed}")
     return [row]
 
 
