@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gristmill_plugins.llama._branch import Adapters, Branch, adapters_key
+from gristmill_plugins.llama._lookup import PromptLookup
 from gristmill_plugins.llama._scheduler import Scheduler
 
 N_VOCAB = 16
@@ -79,7 +80,9 @@ class Greedy:
         self.delivered: list[tuple[int | None, int]] = []
 
     def start(self) -> list[Branch]:
-        return [Branch(self, list(self.prompt), wants_from=len(self.prompt) - 1, adapters=self.adapters)]
+        guesser = PromptLookup(limit=len(self.prompt) + self.n)
+        wants_from = len(self.prompt) - 1
+        return [Branch(self, list(self.prompt), wants_from, adapters=self.adapters, guesser=guesser)]
 
     def consume(self, branch: Branch, at: int, logits: Any) -> Iterable[Branch]:
         if self.fault:
@@ -349,7 +352,7 @@ def test_the_reproducible_mode_never_decodes_a_lone_token(n_jobs: int) -> None:
     st.lists(
         st.tuples(
             st.lists(st.integers(0, 2), min_size=1, max_size=30),
-            st.integers(1, 12),
+            st.integers(1, 30),
             st.integers(1, 5),
             st.integers(0, 2),
             st.integers(0, 6),
@@ -360,12 +363,17 @@ def test_the_reproducible_mode_never_decodes_a_lone_token(n_jobs: int) -> None:
     st.integers(3, 9),
     st.integers(64, 256),
     st.booleans(),
+    st.sampled_from([0, 1, 4]),
 )
 def test_any_mix_of_requests_answers_as_if_each_were_alone(
-    requests: list[tuple[list[int], int, int, int, int]], n_seq_max: int, n_ctx: int, reproducible: bool
+    requests: list[tuple[list[int], int, int, int, int]],
+    n_seq_max: int,
+    n_ctx: int,
+    reproducible: bool,
+    most_guessing: int,
 ) -> None:
     backend = FakeBackend(n_ctx=n_ctx, n_seq_max=n_seq_max, n_batch=16)
-    scheduler = make(backend, max_running=4, reproducible=reproducible)
+    scheduler = make(backend, max_running=4, reproducible=reproducible, most_guessing=most_guessing)
     jobs = []
     for head, n, n_samples, adapter, pause in requests:
         job = Greedy([1] * 10 + head, n, n_samples=n_samples, adapters=adapters_key({"x": float(adapter)}))
@@ -407,3 +415,43 @@ def test_a_branch_that_waits_for_its_job_counts_as_no_work() -> None:
     scheduler.add(other.start())
     run(scheduler)
     assert other.answers == [expected([4, 5], 3)]
+
+
+def test_guesses_save_steps_and_change_nothing() -> None:
+    """Sums of sixteens repeat: 0, 0, 0, ... follows, and after the first few all of it is guessed."""
+    backend, prompt = FakeBackend(n_ctx=200), [16, 0, 0, 0, 0]
+    scheduler = make(backend, most_guessing=1)
+    job = Greedy(prompt, 60)
+    scheduler.add(job.start())
+    assert run(scheduler) < 12
+    assert job.answers == [expected(prompt, 60)]
+    assert scheduler.counters.guessed_right == scheduler.counters.guessed > 45
+    assert scheduler.counters.decoded == len(prompt) + 59
+
+
+def test_beside_many_others_nothing_is_guessed() -> None:
+    scheduler = make(FakeBackend(), most_guessing=2)
+    jobs = [Greedy([16, 0, 0, 0, i], 10) for i in (0, 16, 32)]
+    for job in jobs:
+        scheduler.add(job.start())
+    run(scheduler)
+    assert scheduler.counters.guessed == 0
+
+
+def test_where_a_guess_finds_no_room_the_token_itself_still_does() -> None:
+    prompt = [16, 0, 0, 0, 0, 0, 0, 0]
+    scheduler = make(FakeBackend(n_ctx=18), most_guessing=1)
+    job = Greedy(prompt, 11)
+    job_branches = job.start()
+    job_branches[0].guesser = PromptLookup(limit=10_000)
+    scheduler.add(job_branches)
+    run(scheduler)
+    assert job.error is None
+    assert job.answers == [expected(prompt, 11)]
+
+
+def test_a_model_that_cannot_be_cut_anywhere_guesses_nothing() -> None:
+    scheduler = make(FakeBackend(can_split=False), most_guessing=2)
+    scheduler.add(Greedy([16, 0, 0, 0, 0], 10).start())
+    run(scheduler)
+    assert scheduler.counters.guessed == 0

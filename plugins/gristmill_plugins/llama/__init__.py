@@ -55,6 +55,12 @@ class LlamaPlugin:
         prefix_disk_mb: Annotated[
             int, Field(ge=0, description="Keep long prompts' state on disk, up to so many MB; the next run reads it")
         ] = 0,
+        prompt_lookup: Annotated[
+            Literal["auto", "on", "off"],
+            Field(
+                description="Guess greedy answers ahead from their prompt; auto: while few run; never if reproducible"
+            ),
+        ] = "auto",
         use_mmap: Annotated[bool, Field(description="Map the file; off: read it into memory")] = True,
     ) -> Model:
         """A GGUF model run by llama.cpp on this machine."""
@@ -75,6 +81,7 @@ class LlamaPlugin:
                 reproducible=reproducible,
                 use_mmap=use_mmap,
                 prefix_disk_mb=prefix_disk_mb,
+                prompt_lookup=prompt_lookup,
             )
         )
 

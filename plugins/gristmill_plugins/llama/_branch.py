@@ -61,6 +61,14 @@ class Job(Protocol):
         ...
 
 
+class Guesser(Protocol):
+    """What guesses how a branch goes on, so that one step can verify several tokens; see `PromptLookup`."""
+
+    def guess(self, tokens: Sequence[int], room: int) -> list[int]: ...
+
+    def learn(self, length: int, n_guessed: int, n_right: int) -> None: ...
+
+
 @dataclass(eq=False, slots=True)
 class Branch:
     """One sequence of tokens that is being decoded for a job."""
@@ -79,6 +87,8 @@ class Branch:
     """Tokens that were taken over from another sequence instead of computed, at the last admission."""
     mark: int | None = None
     """The job's own: which of its samples or choices this is."""
+    guesser: Guesser | None = None
+    """Only for a job that appends to this branch the most likely token of each row, and nothing else."""
 
     @property
     def n_pending(self) -> int:

@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 DEFAULT_CONTEXT_TOKENS = 8192
+MOST_GUESSING = 2
+"""In larger batches a wrong guess costs as much as a right one saves."""
 DISTRIBUTION = "llama-cpp-python"
 LOG = logging.getLogger("gristmill.llama")
 
@@ -70,6 +72,7 @@ class LlamaOptions:
     reproducible: bool = False
     use_mmap: bool = True
     prefix_disk_mb: int = 0
+    prompt_lookup: Literal["auto", "on", "off"] = "auto"
 
 
 class LlamaModel(Model):
@@ -114,7 +117,7 @@ class LlamaModel(Model):
 
     @property
     def fingerprint(self) -> str:
-        options, template = self._options, _template_of(self._header)
+        options, template = self._options, _template.source_of(self._header)
         facts = {
             "engine": f"{DISTRIBUTION} {_version()}",
             "template": template,
@@ -313,12 +316,19 @@ class LlamaModel(Model):
     def _cache_tokens(self) -> int:
         return max(self.context_tokens, self._options.cache_tokens or DEFAULT_CONTEXT_TOKENS)
 
+    @property
+    def _most_guessing(self) -> int:
+        """How many sequences may guess ahead together; a guess is verified in a batch, with other rounding."""
+        if self._options.reproducible or self._options.prompt_lookup == "off":
+            return 0
+        return MOST_GUESSING if self._options.prompt_lookup == "auto" else self._options.max_running
+
     def _load_message(self, header: _gguf.GGUFHeader, attempt: _probe.Attempt) -> dict[str, Any]:
         options = self._options
         return {
             "op": "load",
             "path": str(self._path),
-            "template": _template_of(header),
+            "template": _template.source_of(header),
             "bos": header.token("bos"),
             "eos": header.token("eos"),
             "context_tokens": self.context_tokens,
@@ -326,6 +336,7 @@ class LlamaModel(Model):
             "max_running": options.max_running,
             "max_waiting": options.max_waiting,
             "reproducible": options.reproducible,
+            "most_guessing": self._most_guessing,
             "probe": attempt.probe,
             "shelf": self._shelf_options(attempt),
             "params": {
@@ -372,11 +383,6 @@ async def _end(engine: EngineProcess) -> None:
     """End an engine that did not load, whatever else is being cancelled."""
     engine.kill()
     await asyncio.shield(engine.close())
-
-
-def _template_of(header: _gguf.GGUFHeader) -> str:
-    """Return the model's chat template, or the usual one for its vocabulary where it has none."""
-    return header.chat_template or (_template.CHATML if "<|im_start|>" in header.tokens else _template.PLAIN)
 
 
 def _version() -> str:

@@ -72,6 +72,7 @@ class Engine:
             prefill_share=max(PREFILL_SHARE, params.n_batch // 4),
             reproducible=options["reproducible"],
             shelf=ShelvedSequences(self._context, self._shelf) if self._shelf else None,
+            most_guessing=options["most_guessing"],
         )
 
     def close(self) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 
 from gristmill import GenerateRequest, ModelError
 from gristmill_plugins.llama._branch import Adapters, Branch, adapters_key
+from gristmill_plugins.llama._lookup import PromptLookup
 from gristmill_plugins.llama._members import combine
 from gristmill_plugins.llama._native import Grammar, Vocabulary
 from gristmill_plugins.llama._sampling import Floats, Sampler, log_softmax, most_likely
@@ -97,9 +98,10 @@ class GenerateJob:
         self._vocabulary = vocabulary
         self._model = model
         self._report = report
+        self._grammar = grammar
         longest = max(len(reading.prompt) for reading in readings)
         self._most = min(request.sampling.max_tokens, context_tokens - longest)
-        self._samples = [self._make_sample(place, grammar) for place in range(self._n_distinct())]
+        self._samples = [self._make_sample(place) for place in range(self._n_distinct())]
         self._banned = np.fromiter(vocabulary.control - vocabulary.ends, np.intp)
         self._n_shared = 0
         self._begun = False
@@ -108,13 +110,13 @@ class GenerateJob:
         """Greedy samples are all alike: one is computed for all."""
         return 1 if self._request.sampling.temperature == 0 else len(self._request.sample_indices)
 
-    def _make_sample(self, place: int, grammar: str | None) -> _Sample:
+    def _make_sample(self, place: int) -> _Sample:
         index = self._request.sample_indices[place]
         return _Sample(
             index=index,
             sampler=Sampler(self._request.sampling, seed=self._request.seed + index, prompt=self._readings[0].prompt),
             text=TextStream(self._request.sampling.stop),
-            grammar=Grammar(self._vocabulary, grammar, model=self._model) if grammar is not None else None,
+            grammar=None if self._grammar is None else Grammar(self._vocabulary, self._grammar, model=self._model),
             branches=[self._make_branch(place, member) for member in range(len(self._readings))],
             rows=[None] * len(self._readings),
         )
@@ -130,7 +132,15 @@ class GenerateJob:
             adapters=reading.adapters,
             keep=is_first,
             mark=place * len(self._readings) + member,
+            guesser=self._make_guesser(reading),
         )
+
+    def _make_guesser(self, reading: Reading) -> PromptLookup | None:
+        """Answers are guessed ahead where each token is the most likely one, with nothing to change that."""
+        sampler = Sampler(self._request.sampling, seed=0)
+        if self._grammar is not None or len(self._readings) > 1 or not sampler.takes_most_likely:
+            return None
+        return PromptLookup(limit=len(reading.prompt) + self._most)
 
     def start(self) -> list[Branch]:
         """Return the branches that read the prompts."""

@@ -71,6 +71,11 @@ class Sampler:
         """Whether the seed plays no part."""
         return self._sampling.temperature < COLDEST
 
+    @property
+    def takes_most_likely(self) -> bool:
+        """Whether it takes the token with the highest logit as the model gave it."""
+        return self.is_greedy and not self._changes_logits
+
     def accept(self, token: int) -> None:
         """Note that `token` was taken."""
         if self._changes_logits:

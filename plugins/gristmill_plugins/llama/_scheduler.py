@@ -7,6 +7,10 @@ from `wants_from` on are handed to its job once, in order; the oldest branch alw
 A branch asks for nothing but its tokens. What other sequences already hold of them, running or kept from
 earlier requests, is shared (`copy`) instead of computed; what finds no room is evicted, least recently used
 first, and a running branch that is pushed out is decoded again later from its own tokens.
+
+A branch with a guesser may be decoded several tokens ahead (speculative decoding, Leviathan et al. 2023, in its
+greedy case). Its job never sees a guess: it gets the rows that follow tokens it wrote itself, and what was guessed
+wrong is cut off again before the step ends.
 """
 
 from __future__ import annotations
@@ -14,11 +18,12 @@ from __future__ import annotations
 import enum
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from gristmill_plugins.llama._batch import Batch, Counters
 from gristmill_plugins.llama._branch import Adapters, Backend, Branch, Job, Shelf
 from gristmill_plugins.llama._shelf import n_common
 
@@ -48,38 +53,6 @@ class _Kept:
     n_own: int
 
 
-@dataclass(slots=True)
-class Counters:
-    """What the scheduler has done so far, for tests, `doctor` and benchmarks."""
-
-    steps: int = 0
-    decoded: int = 0
-    shared: int = 0
-    preempted: int = 0
-    largest_batch: int = 0
-
-
-@dataclass(slots=True)
-class _Batch:
-    tokens: list[int] = field(default_factory=list)
-    positions: list[int] = field(default_factory=list)
-    seqs: list[int] = field(default_factory=list)
-    wants: list[bool] = field(default_factory=list)
-    parts: list[tuple[Branch, int]] = field(default_factory=list)
-    """Each branch with how many of its tokens are in."""
-    outputs: list[tuple[Branch, int]] = field(default_factory=list)
-    """For each wanted row, its branch and the index of its token."""
-
-    def add(self, branch: Branch, size: int) -> None:
-        start, end = branch.n_past, branch.n_past + size
-        self.tokens += branch.tokens[start:end]
-        self.positions += range(start, end)
-        self.seqs += [branch.seq or 0] * size
-        self.wants += [at >= branch.wants_from for at in range(start, end)]
-        self.outputs += [(branch, at) for at in range(max(start, branch.wants_from), end)]
-        self.parts.append((branch, size))
-
-
 class Scheduler:
     """Admits branches, composes batches, decodes them and hands out the logits."""
 
@@ -91,12 +64,16 @@ class Scheduler:
         prefill_share: int,
         reproducible: bool = False,
         shelf: Shelf | None = None,
+        most_guessing: int = 0,
     ) -> None:
         self._backend = backend
         self._shelf = shelf
         self._max_running = max_running
         self._prefill_share = prefill_share
         self._reproducible = reproducible
+        self._most_guessing = most_guessing if backend.can_split else 0
+        """Guesses are made while at most so many branches decode: in larger batches a wrong one costs as much as a
+        right one saves."""
         self._waiting: deque[Branch] = deque()
         self._running: list[Branch] = []
         self._kept: OrderedDict[int, _Kept] = OrderedDict()
@@ -133,12 +110,15 @@ class Scheduler:
     def step(self) -> None:
         """Admit what fits, decode one batch, and hand its logits to the jobs."""
         self._admit()
-        batch = self._compose()
+        batch = self._compose(may_guess=True)
         if batch is None:
             if self._running and not self.idle:
                 self._push_out()  # All that run wait for others of their job, which find no place.
             return
-        code = self._backend.decode(batch.tokens, batch.positions, batch.seqs, batch.wants)
+        code = self._decode(batch)
+        if code == NO_ROOM and batch.guesses:
+            batch = self._compose(may_guess=False) or batch
+            code = self._decode(batch)
         if code == NO_ROOM:
             self._make_room()
             return
@@ -149,6 +129,9 @@ class Scheduler:
         for branch, size in batch.parts:
             branch.n_past += size
         self._deliver(batch)
+
+    def _decode(self, batch: Batch) -> int:
+        return self._backend.decode(batch.tokens, batch.positions, batch.seqs, batch.wants)
 
     # Admission
 
@@ -258,7 +241,7 @@ class Scheduler:
 
     # One step
 
-    def _compose(self) -> _Batch | None:
+    def _compose(self, *, may_guess: bool) -> Batch | None:
         """Return the next batch: every branch that decodes, and a share for those that still read their prompt."""
         ready = [branch for branch in self._running if branch.n_pending]
         if not ready:
@@ -267,10 +250,12 @@ class Scheduler:
         ready = [branch for branch in ready if branch.adapters == adapters]
         decoding = [branch for branch in ready if branch.n_pending == 1]
         reading = [branch for branch in ready if branch.n_pending > 1]
-        batch = _Batch()
+        batch = Batch()
         room = self._backend.n_batch - int(self._reproducible)
+        may_guess &= not reading and len(decoding) <= self._most_guessing
+        share = (room - len(decoding)) // len(decoding) if may_guess else 0
         for branch in decoding[:room]:
-            batch.add(branch, 1)
+            batch.add(branch, 1, self._guess(branch, share))
         room = min(room - len(batch.tokens), self._prefill_share if decoding else room)
         for n_before, branch in enumerate(reading):
             size = min(branch.n_pending, max(1, room // (len(reading) - n_before)))
@@ -284,7 +269,13 @@ class Scheduler:
             self._set = adapters
         return batch
 
-    def _add_company(self, batch: _Batch) -> None:
+    def _guess(self, branch: Branch, room: int) -> list[int]:
+        """Return tokens that may follow a branch's last one."""
+        if branch.guesser is None or room <= 0:
+            return []
+        return branch.guesser.guess(branch.tokens, room)
+
+    def _add_company(self, batch: Batch) -> None:
         """Put a scratch token beside a lone one: llama.cpp multiplies one row with another kernel than several."""
         if len(batch.tokens) > 1 and len(batch.outputs) != 1:
             return
@@ -301,18 +292,33 @@ class Scheduler:
             return groups[(groups.index(self._set) + 1) % len(groups)]
         return groups[0]
 
-    def _deliver(self, batch: _Batch) -> None:
+    def _deliver(self, batch: Batch) -> None:
         """Hand each wanted row to its job and take in what the jobs ask for next."""
         rows = self._backend.logits(len(batch.outputs)) if batch.outputs else np.empty((0, 0), np.float32)
         new: list[Branch] = []
-        for (branch, at), row in zip(batch.outputs, rows, strict=True):
-            if not branch.closed:
+        for (branch, at, token), row in zip(batch.outputs, rows, strict=True):
+            if not branch.closed and at < len(branch.tokens) and branch.tokens[at] == token:
                 new += self._consume(branch, at, row, new)
+        for branch, guess in batch.guesses.items():
+            self._settle(branch, guess)
         self._waiting.extendleft(reversed(new))
         if new:
             self._admit()  # Now, while the branches they split from are certain to be there.
         for branch in [branch for branch in self._running if branch.closed]:
             self._release(branch)
+
+    def _settle(self, branch: Branch, guess: list[int]) -> None:
+        """Keep as much of a guess as the job wrote, and cut off the rest."""
+        written = branch.tokens[branch.n_past : branch.n_past + len(guess)]
+        n_right = n_common(np.asarray(guess, np.int32), np.asarray(written, np.int32))
+        branch.n_past += n_right
+        if branch.seq is not None and n_right < len(guess):
+            self._backend.truncate(branch.seq, branch.n_past)
+        self.counters.decoded += n_right
+        self.counters.guessed += len(guess)
+        self.counters.guessed_right += n_right
+        if branch.guesser is not None:
+            branch.guesser.learn(len(branch.tokens), len(guess), n_right)
 
     def _consume(self, branch: Branch, at: int, row: npt.NDArray[np.float32], new: Iterable[Branch]) -> list[Branch]:
         """Hand out one row; where the job fails on it, close all its branches."""
@@ -324,9 +330,9 @@ class Scheduler:
             branch.job.fail(error)
             return []
 
-    def _count(self, batch: _Batch) -> None:
+    def _count(self, batch: Batch) -> None:
         self.counters.steps += 1
-        self.counters.decoded += len(batch.tokens)
+        self.counters.decoded += len(batch.tokens) - sum(map(len, batch.guesses.values()))
         self.counters.largest_batch = max(self.counters.largest_batch, len(batch.parts))
 
     # Making room, and letting go
@@ -375,7 +381,7 @@ class Scheduler:
             self._free.append(branch.seq)
             branch.seq = None
 
-    def _fail_all(self, batch: _Batch, error: Exception) -> None:
+    def _fail_all(self, batch: Batch, error: Exception) -> None:
         for job in {id(branch.job): branch.job for branch, _ in batch.parts}.values():
             self.drop(job)
             job.fail(error)

@@ -70,6 +70,11 @@ class _Slot:
 _Frame = tuple[str | _Slot, ...]
 
 
+def source_of(header: GGUFHeader) -> str:
+    """Return a model's chat template, or, when it has none, CHATML or PLAIN."""
+    return header.chat_template or (CHATML if "<|im_start|>" in header.tokens else PLAIN)
+
+
 class ChatTemplate:
     """A model's chat template. `segments` may be called from any thread.
 
@@ -102,10 +107,7 @@ class ChatTemplate:
     @classmethod
     def of(cls, header: GGUFHeader) -> ChatTemplate:
         """Return the model's own template, or, when it has none, CHATML or PLAIN."""
-        fallback = CHATML if "<|im_start|>" in header.tokens else PLAIN
-        return cls(
-            header.chat_template or fallback, bos=header.token("bos"), eos=header.token("eos"), name=header.path.name
-        )
+        return cls(source_of(header), bos=header.token("bos"), eos=header.token("eos"), name=header.path.name)
 
     @property
     def uses_clock(self) -> bool:
