@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from gristmill._cache import PromptCache
 
 CacheMode = Literal["auto", "off", "refresh"]
+CONTENT_FREE = "N/A"
 KEY_VERSION = 1
 """Raise it when the same request means something else to gristmill itself."""
 
@@ -149,15 +150,33 @@ class StepModel:
         self.log.n_cached += sum(cached)
         self.called(self.model.name, n_answers, sum(cached), usage, elapsed_s)
 
-    async def choose(self, messages: Sequence[Message], choices: Sequence[str]) -> Choice:
-        """Return the choice with the highest log-probability, and every probability."""
+    async def choose(self, messages: Sequence[Message], choices: Sequence[str], *, calibrate: bool = False) -> Choice:
+        """Return the choice with the highest log-probability, and every probability.
+
+        Contextual calibration (Zhao et al. 2021, Calibrate Before Use, section 5): each choice's probability is
+        divided by its probability when the last user message is "N/A", and they are normalised again. The paper
+        averages over several content-free inputs, and takes the first token of each choice; here it is one input,
+        and the whole choice.
+        """
+        scored, usage, cached = await self._choose_once(messages, choices)
+        if calibrate:
+            # The same for every question of a template: after the first it comes from the cache.
+            empty, more, empty_cached = await self._choose_once(content_free(messages), choices)
+            scored = [own - other for own, other in zip(scored, empty, strict=True)]
+            usage, cached = usage + more, cached and empty_cached
+        return choice_of(tuple(choices), scored, usage=usage, cached=cached)
+
+    async def _choose_once(
+        self, messages: Sequence[Message], choices: Sequence[str]
+    ) -> tuple[list[float], Usage, bool]:
+        """Return the choices' log-probabilities, what they cost, and whether they came from the cache."""
         request = ScoreRequest(messages=tuple(messages), choices=tuple(choices), adapters=self.adapters)
         started = time.perf_counter()
         value, cached = await self._scores(request)
         prompt_tokens = value["prompt_tokens"]
         usage = Usage(cached_tokens=prompt_tokens) if cached else Usage(prompt_tokens=prompt_tokens)
         self._record(1, [cached], [usage], started)
-        return choice_of(tuple(choices), value["logprobs"], usage=usage, cached=cached)
+        return list(value["logprobs"]), usage, cached
 
     async def _scores(self, request: ScoreRequest) -> tuple[Any, bool]:
         async def compute() -> dict[str, Any]:
@@ -217,6 +236,19 @@ def _completion(value: dict[str, Any], cached: bool) -> Completion:
         return completion
     tokens = completion.usage.prompt_tokens + completion.usage.completion_tokens
     return completion.model_copy(update={"cached": True, "usage": Usage(cached_tokens=tokens)})
+
+
+def content_free(messages: Sequence[Message]) -> tuple[Message, ...]:
+    """Return the messages with "N/A" in place of the last one of the user.
+
+    Raises:
+        FunctionError: the user says nothing in them.
+    """
+    for place in reversed(range(len(messages))):
+        if messages[place].role == "user":
+            empty = messages[place].model_copy(update={"content": CONTENT_FREE})
+            return (*messages[:place], empty, *messages[place + 1 :])
+    raise FunctionError("calibrate puts 'N/A' in place of the user's last message, and there is none")
 
 
 def choice_of(choices: tuple[str, ...], logprobs: Sequence[float], *, usage: Usage, cached: bool) -> Choice:

@@ -93,6 +93,7 @@ KEYS: Mapping[str, Key] = {
     "samples": Key(_GENERATE, INTEGER, "How many answers to draw; the result is then a list."),
     "seed": Key(_GENERATE, INTEGER, "Seed of the first sample; sample i uses seed + i."),
     "choices": Key(_GENERATE, list_of(STRING), "Pick one of these by the model's log-probabilities."),
+    "calibrate": Key(_GENERATE, BOOLEAN, "Weigh choices against their probability for the prompt N/A."),
     "schema": Key(_GENERATE, Type("map", item=ANY), "JSON Schema, or {field: type}, that the answer must satisfy.",
                   expressions=False),
     "top_logprobs": Key(_GENERATE, INTEGER, "Return log-probabilities, with this many alternatives."),
@@ -597,7 +598,8 @@ class _StepTyper:
         model = self._generation_model()
         schema = self._schema()
         self._adapters(scope, model)
-        parts = {key: self._field(key, scope) for key in ("examples", "samples", "choices", "top_logprobs", "seed")}
+        keys = ("examples", "samples", "choices", "calibrate", "top_logprobs", "seed")
+        parts = {key: self._field(key, scope) for key in keys}
         sampling = {key: data for key in SAMPLING if (data := self._field(key, scope)) is not None}
         self._check_combination()
         self.step.work = Generation(
@@ -610,6 +612,7 @@ class _StepTyper:
             choices=parts["choices"],
             json_schema=schema,
             top_logprobs=parts["top_logprobs"],
+            calibrate=parts["calibrate"],
         )
         return self._generation_type(schema)
 
@@ -678,6 +681,10 @@ class _StepTyper:
                 if key in entries:
                     message = f"{key!r} means nothing beside 'choices': nothing is sampled"
                     self.owner.report(self.node.key(key), message, hint="delete it")
+        elif "calibrate" in entries:
+            self.owner.report(
+                self.node.key("calibrate"), "'calibrate' means nothing without 'choices'", hint="delete it"
+            )
         if "messages" in entries and "system" in entries:
             self.owner.report(self.node.key("system"), "'system' goes with `prompt`", hint="make it the first message")
         samples, temperature = self.node.get("samples"), self.node.get("temperature")

@@ -32,8 +32,11 @@ class ModelHandle(Protocol):
         """Return one completion for each sample index, from the cache where it holds them."""
         ...
 
-    async def choose(self, messages: Sequence[Message], choices: Sequence[str]) -> Choice:
-        """Return the choice with the highest log-probability, and every probability."""
+    async def choose(self, messages: Sequence[Message], choices: Sequence[str], *, calibrate: bool = False) -> Choice:
+        """Return the choice with the highest log-probability, and every probability.
+
+        With `calibrate`, each is divided by its probability for the content-free prompt "N/A" first.
+        """
         ...
 
     async def count_tokens(self, text: str) -> int:

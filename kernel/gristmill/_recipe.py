@@ -174,6 +174,7 @@ class Generation:
     choices: Data | None
     json_schema: dict[str, Any] | None
     top_logprobs: Data | None
+    calibrate: Data | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from gristmill._filters import data_of
 from gristmill._models import Delta, Embedder, GenerateRequest, Sampling
 from gristmill._plugins import FunctionSpec
 from gristmill._recipe import Data, FunctionCall, Generation, Recipe, RecipeCall, Splice, Step, Turn
-from gristmill._types import INTEGER, CoercionError, Type, coerce, shorten
+from gristmill._types import BOOLEAN, INTEGER, CoercionError, Type, coerce, shorten
 from gristmill._values import Message, Usage, plain
 
 if TYPE_CHECKING:
@@ -223,7 +223,9 @@ class _Asking:
         inputs: dict[str, Any] = {"messages": messages}
         if self.work.choices is not None:
             choices = self._choices()
-            return await handle.choose(messages, choices), {**inputs, "choices": choices}
+            calibrate = bool(self._value("calibrate", self.work.calibrate, BOOLEAN))
+            inputs |= {"choices": choices} | ({"calibrate": True} if calibrate else {})
+            return await handle.choose(messages, choices, calibrate=calibrate), inputs
         samples = self._value("samples", self.work.samples, INTEGER)
         request = GenerateRequest(
             messages=tuple(messages),

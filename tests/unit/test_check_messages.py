@@ -179,6 +179,7 @@ GENERATE = [
     ('{prompt: x, choices: [a]}', ['4:27: choices are at least two different texts, none of them empty']),
     ('{prompt: x, choices: [a, a]}', ['4:27: choices are at least two different texts, none of them empty']),
     ('{prompt: x, choices: [a, b], schema: {a: string}, samples: 2, top_logprobs: 1, temperature: 1}', ["4:35: 'schema' means nothing beside 'choices' | delete one", "4:56: 'samples' means nothing beside 'choices' | delete one", "4:68: 'top_logprobs' means nothing beside 'choices' | delete one", "4:85: 'temperature' means nothing beside 'choices': nothing is sampled | delete it"]),
+    ('{prompt: x, calibrate: true}', ["4:18: 'calibrate' means nothing without 'choices' | delete it"]),
     ('{messages: [{role: user, content: x}], system: y}', ["4:45: 'system' goes with `prompt` | make it the first message"]),
     ('{prompt: x, schema: {a: strng}}', ["4:30: schema: 'strng' is no type; did you mean 'string'?"]),
     ('{prompt: x, schema: {type: object, properties: {a: {type: strng}}}}', ["4:64: schema: 'type' wants one or several of string, integer, number, boolean, null, array, object, not 'strng'"]),

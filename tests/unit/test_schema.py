@@ -104,6 +104,7 @@ STEP_EXAMPLES = {
     "samples": ["prompt: x, samples: 3, temperature: 1", "prompt: x, samples: '${2}', temperature: 0.5"],
     "seed": ["prompt: x, seed: 7"],
     "choices": ["prompt: x, choices: [a, b]", "prompt: x, choices: '${[\"a\", \"b\"]}'"],
+    "calibrate": ["prompt: x, choices: [a, b], calibrate: true", "prompt: x, choices: [a, b], calibrate: '${1 > 2}'"],
     "schema": ["prompt: x, schema: {answer: string}", "prompt: x, schema: {type: array, items: {type: integer}}"],
     "top_logprobs": ["prompt: x, top_logprobs: 5"],
     "temperature": ["prompt: x, temperature: 0", "prompt: x, temperature: 1.5"],
