@@ -28,6 +28,9 @@ class StepRecord:
     key: str
     output: Any
 
+FLUSH_STEP_S = 0.005
+FLUSH_EVERY_S = 0.05
+
 
 class TraceWriter:
     """Writes events to a file as they happen; tokens are left out, their text is in the step's output."""
@@ -39,13 +42,19 @@ class TraceWriter:
         except OSError as error:
             raise UsageError(f"the trace cannot be written to {path}: {error.strerror}") from error
         self.path = path
+        self._flushed_s = 0.0
+
+    def _is_due(self, event: StepFinished) -> bool:
+        """Tell whether a finished step goes to the file now: a killed run may lose what took no time, no more."""
+        return event.elapsed_s > FLUSH_STEP_S or event.at_s - self._flushed_s > FLUSH_EVERY_S
 
     def write(self, event: Event) -> None:
         if self._file is None or isinstance(event, Token):
             return
         try:
             self._file.write(_encode(event.as_json()) + "\n")
-            if isinstance(event, StepFinished):
+            if isinstance(event, StepFinished) and self._is_due(event):
+                self._flushed_s = event.at_s
                 self._file.flush()
         except OSError as error:
             self._file = None
