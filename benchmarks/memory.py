@@ -133,8 +133,8 @@ def semantic_kernel(data: Data, _: Path) -> tuple[Callable[[], None], Callable[[
     from dataclasses import field, make_dataclass
     from typing import Annotated
 
-    from semantic_kernel.connectors.in_memory import InMemoryCollection  # type: ignore[import-not-found]
-    from semantic_kernel.data.vector import VectorStoreField, vectorstoremodel  # type: ignore[import-not-found]
+    from semantic_kernel.connectors.in_memory import InMemoryCollection
+    from semantic_kernel.data.vector import VectorStoreField, vectorstoremodel
 
     vector = VectorStoreField("vector", dimensions=DIM, type="float", distance_function="cosine_similarity")
     fields: list[Any] = [
