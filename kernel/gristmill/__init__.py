@@ -47,14 +47,17 @@ if TYPE_CHECKING:
     from gristmill._kernel import RunnableRecipe as RunnableRecipe
     from gristmill._memory import Memory as Memory
     from gristmill._memory import SqliteStore as SqliteStore
+    from gristmill._models import Capability as Capability
     from gristmill._models import CollectionInfo as CollectionInfo
     from gristmill._models import CollectionName as CollectionName
+    from gristmill._models import Combine as Combine
     from gristmill._models import Delta as Delta
     from gristmill._models import Embedder as Embedder
     from gristmill._models import GenerateRequest as GenerateRequest
     from gristmill._models import Hit as Hit
     from gristmill._models import Member as Member
     from gristmill._models import Model as Model
+    from gristmill._models import OnDelta as OnDelta
     from gristmill._models import Sampling as Sampling
     from gristmill._models import ScoreRequest as ScoreRequest
     from gristmill._models import Scores as Scores
@@ -92,8 +95,8 @@ _HOMES = {
     "StepNoted StepResult StepRetried StepStarted Token",
     "_kernel": "Kernel RunnableRecipe",
     "_memory": "Memory SqliteStore",
-    "_models": "CollectionInfo CollectionName Delta Embedder GenerateRequest Hit Member Model Sampling ScoreRequest "
-    "Scores Session StoreQuery StoredRecord VectorStore",
+    "_models": "Capability CollectionInfo CollectionName Combine Delta Embedder GenerateRequest Hit Member Model "
+    "OnDelta Sampling ScoreRequest Scores Session StoreQuery StoredRecord VectorStore",
     "_plugins": "AdapterRef CollectionRef DoctorLine EmbedderRef FunctionRef ModelFile ModelRef RecipeRef "
     "function model_provider",
     "_values": "Candidate Choice Completion Message Passage TokenLogprob Usage Value Vote",

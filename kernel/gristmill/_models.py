@@ -35,7 +35,11 @@ def _as_stops(value: Any) -> Any:
 
 
 class Sampling(Value):
-    """How tokens are drawn. The defaults are greedy decoding: the same prompt gives the same text."""
+    """How tokens are drawn. The defaults are greedy decoding.
+
+    Greedy or seeded, an engine may round a little differently in batches of another size; then, of two tokens that
+    are nearly tied, now the one is taken and now the other. The same text every time comes from the prompt cache.
+    """
 
     temperature: Annotated[
         float, Field(ge=0, le=100, allow_inf_nan=False, description="0 takes the most likely token; higher draws.")
@@ -95,7 +99,8 @@ class GenerateRequest(Value):
     Sample i is drawn with the seed `seed + i`: asking for twelve after eight were cached sends indices 8 to 11.
     """
 
-    messages: tuple[Message, ...]
+    messages: tuple[Message, ...] = ()
+    """Empty only beside `members`."""
     sampling: Sampling = Sampling()
     seed: int = 0
     sample_indices: tuple[int, ...] = (0,)

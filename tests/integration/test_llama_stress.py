@@ -72,7 +72,6 @@ class Clients:
     async def members(self, rng: random.Random) -> None:
         members = (Member(messages=self.messages(rng)), Member(messages=self.messages(rng), weight=2.0))
         request = GenerateRequest(
-            messages=(),
             members=members,
             combine="geometric",
             sampling=Sampling(temperature=1, max_tokens=4),

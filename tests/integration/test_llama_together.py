@@ -121,7 +121,7 @@ async def test_equal_members_write_what_one_writes(model: LlamaModel) -> None:
     member = Member(messages=says("Name a fruit."))
     for how in ("arithmetic", "geometric", "vote"):
         request = GenerateRequest(
-            messages=(), members=(member, member), combine=how, sampling=Sampling(max_tokens=2), top_logprobs=1
+            members=(member, member), combine=how, sampling=Sampling(max_tokens=2), top_logprobs=1
         )
         (completion,) = await model.generate(request)
         assert alone[0].text.startswith(completion.text)
@@ -130,7 +130,7 @@ async def test_equal_members_write_what_one_writes(model: LlamaModel) -> None:
 
 async def test_a_member_without_weight_has_no_say(model: LlamaModel) -> None:
     fruit, town = (Member(messages=says(text), weight=w) for text, w in (("Name a fruit.", 1), ("Name a town.", 0)))
-    request = GenerateRequest(messages=(), members=(fruit, town), combine="arithmetic", sampling=Sampling(max_tokens=2))
+    request = GenerateRequest(members=(fruit, town), combine="arithmetic", sampling=Sampling(max_tokens=2))
     alone = await model.generate(ask("Name a fruit."))
     assert alone[0].text.startswith((await model.generate(request))[0].text)
 
@@ -141,7 +141,6 @@ async def test_members_with_adapters_draw_several_samples(model: LlamaModel) -> 
         Member(messages=says("What fruit do you like?"), weight=2.0),
     )
     request = GenerateRequest(
-        messages=(),
         members=members,
         combine="geometric",
         sampling=Sampling(temperature=1, max_tokens=5),
@@ -156,7 +155,7 @@ async def test_members_with_adapters_draw_several_samples(model: LlamaModel) -> 
 async def test_weights_that_mean_nothing_are_refused(model: LlamaModel, weights: tuple[float, float]) -> None:
     members = tuple(Member(messages=says("Hi"), weight=weight) for weight in weights)
     with pytest.raises(ModelError, match="must not be negative, nor all zero"):
-        await model.generate(GenerateRequest(messages=(), members=members, combine="arithmetic"))
+        await model.generate(GenerateRequest(members=members, combine="arithmetic"))
 
 
 async def test_a_session_steps_through_what_generate_writes(model: LlamaModel) -> None:

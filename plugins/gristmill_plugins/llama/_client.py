@@ -20,17 +20,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from gristmill import (
+    Capability,
     CapabilityError,
     Completion,
     GenerateRequest,
     Message,
     Model,
     ModelError,
+    OnDelta,
     ScoreRequest,
     Scores,
     Session,
 )
-from gristmill._models import Capability, OnDelta
 from gristmill_plugins.llama import _files, _gguf, _grammar, _probe, _template
 from gristmill_plugins.llama._answers import LlamaSession, as_completions, as_deltas
 from gristmill_plugins.llama._checks import check_generate, check_length, check_score, check_text
@@ -319,9 +320,8 @@ class LlamaModel(Model):
     @property
     def _most_guessing(self) -> int:
         """How many sequences may guess ahead together; a guess is verified in a batch, with other rounding."""
-        if self._options.reproducible or self._options.prompt_lookup == "off":
-            return 0
-        return MOST_GUESSING if self._options.prompt_lookup == "auto" else self._options.max_running
+        asked = "off" if self._options.reproducible else self._options.prompt_lookup
+        return {"off": 0, "auto": MOST_GUESSING, "on": self._options.max_running}[asked]
 
     def _load_message(self, header: _gguf.GGUFHeader, attempt: _probe.Attempt) -> dict[str, Any]:
         options = self._options

@@ -14,7 +14,7 @@ import numpy as np
 from gristmill_plugins.llama._sampling import Floats, log_softmax
 
 if TYPE_CHECKING:
-    from gristmill._models import Combine
+    from gristmill import Combine
 
 
 def combine(rows: Sequence[Floats], weights: Sequence[float], how: Combine) -> Floats:
