@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from pydantic import ValidationError
 
+from gristmill._check_order import order_collections
 from gristmill._diagnostics import shorten_path
 from gristmill._errors import PluginError, UsageError, nearest, suggest
 from gristmill._inference import Scope, narrowed_by
@@ -151,6 +152,7 @@ class StepChecker:
                 del self.names[name]
             _StepTyper(self, step, self.nodes[name], self.work[name]).run()
             self.names[name] = step.type
+        order_collections(self.recipe.steps)
 
     def _open(self, name: str, key: Scalar, node: Node) -> None:
         if not isinstance(node, MapNode):

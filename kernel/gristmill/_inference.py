@@ -164,7 +164,8 @@ class _Inference:
         if found.nullable:
             self._report_null(node, found)
 
-    def _report_null(self, node: nodes.Node, found: Type) -> None:
+    def _report_null(self, node: nodes.Node, found: Type, read: nodes.Node | None = None) -> None:
+        """Report a value that may be null; `read` is the field of it that the expression wants."""
         path = _path(node)
         start, end = self.span(node)
         if found.kind == "null":
@@ -175,7 +176,7 @@ class _Inference:
             start,
             end,
             f"{name} may be null, because a step that makes it can be skipped" if path else "this may be null",
-            f"guard it: ${{{name} if {name} else '...'}}" if path else "use `default('...')`",
+            f"guard it: ${{{(read and _path(read)) or name} if {name} else '...'}}" if path else "use `default('...')`",
         )
 
     def _if(self, node: nodes.If, scope: Scope) -> None:
@@ -317,7 +318,7 @@ class _Inference:
 
     def _member(self, node: Any, base: Type, name: str, span: tuple[int, int], scope: Scope) -> Type:
         if base.nullable and base.kind != "any":
-            self._report_null(node.node, base)
+            self._report_null(node.node, base, node)
             base = base.not_null()
         found = self._field(base, name)
         if found is None:

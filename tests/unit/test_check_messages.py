@@ -207,7 +207,7 @@ TYPES = [
     ("${many['x' ~ 'y']}", ['8:16: a list is read by a whole number, this is string']),
     ("${a['txt']}", ["8:13: Completion has no field 'txt' | did you mean 'text'?"]),
     ('${none}x', ['8:11: this is null, and null has no text']),
-    ('x${maybe.text}', ["8:12: maybe may be null, because a step that makes it can be skipped | guard it: ${maybe if maybe else '...'}"]),
+    ('x${maybe.text}', ["8:12: maybe may be null, because a step that makes it can be skipped | guard it: ${maybe.text if maybe else '...'}"]),
     ("${maybe ~ ''}", ["8:11: maybe may be null, because a step that makes it can be skipped | guard it: ${maybe if maybe else '...'}"]),
     ('${inputs.q | upper | nope}', ["8:30: 'nope' is not a filter of recipes | there is: abs, batch, capitalize, count, d, default, first, float, indent, int, items, join, last, length, lines, list, lower, map, max, min, reject, rejectattr, replace, reverse, round, select, selectattr, sort, string, sum, title, tojson, trim, truncate, unique, upper, wordcount"]),
     ('${inputs.n | upper}', ['8:22: upper: a string is wanted, this is an integer']),

@@ -172,7 +172,7 @@ class TestRule13Nulls:
 
     def test_the_message_says_why_and_how_to_guard(self, bench: Bench) -> None:
         assert bench.told(f"{self.SKIPPABLE}output: ${{a.text}}\n") == [
-            "6:11: a may be null, because a step that makes it can be skipped | guard it: ${a if a else '...'}"
+            "6:11: a may be null, because a step that makes it can be skipped | guard it: ${a.text if a else '...'}"
         ]
 
     def test_the_reading_steps_own_if_is_a_guard(self, bench: Bench) -> None:
@@ -322,7 +322,7 @@ class TestRule17Repeat:
     def test_the_previous_turn_is_null_first_and_must_be_guarded(self, bench: Bench) -> None:
         told = bench.told("steps:\n  a:\n    prompt: ${a.text}\n    repeat: {until: '${a.text == 1}', max: 2}\n")
         assert told == [
-            "5:15: a may be null, because a step that makes it can be skipped | guard it: ${a if a else '...'}"
+            "5:15: a may be null, because a step that makes it can be skipped | guard it: ${a.text if a else '...'}"
         ]
 
     def test_without_repeat_it_is_a_cycle(self, bench: Bench) -> None:

@@ -116,10 +116,8 @@ SAME_COLLECTION = (
     "  keep:\n    use: memory.remember\n    with: {collection: c, text: the mill}\n"
     "output: ${found}\n"
 )
-ORDER = "`check` does not order them yet: a recall waits for a remember of the same collection only through `needs`"
 
 
-@pytest.mark.xfail(strict=True, reason=ORDER)
 def test_a_recall_waits_for_what_the_recipe_remembers_in_the_same_collection(kernel: Kernel, tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text("version: 1\n" + SAME_COLLECTION)
     assert kernel.check(tmp_path / "r.yaml").steps["found"].waits_for == {"keep"}

@@ -284,13 +284,19 @@ def test(
     as_json: JsonOption = False,
 ) -> None:
     """Run a recipe's test cases."""
+    from tempfile import TemporaryDirectory
+
     from gristmill._cases import run_cases
     from gristmill._errors import UsageError
+    from gristmill._kernel import Kernel
 
     if fake + record + replay > 1:
         raise UsageError("--fake, --record and --replay exclude each other")
     mode: Any = "fake" if fake else "record" if record else "replay" if replay else "real"
-    with _kernel(plugin) as kernel:
+    with (
+        TemporaryDirectory() as memory,
+        Kernel(plugin_files=plugin or (), memory=memory) as kernel,
+    ):  # not the user's own
         results = run_cases(kernel, recipe, cases, mode)
     if as_json:
         rows = [{"name": r.name, "passed": r.passed, "failures": list(r.failures)} for r in results]
