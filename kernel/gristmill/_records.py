@@ -28,6 +28,7 @@ class StepRecord:
     key: str
     output: Any
 
+
 FLUSH_STEP_S = 0.005
 FLUSH_EVERY_S = 0.05
 

@@ -167,7 +167,7 @@ class FakePlugin:
         *,
         answers: Annotated[Any, "A text, a list, or a mapping from part of a prompt to them."] = "fake answer",
         name: Annotated[str, "What the model is called."] = "fake",
-        adapters: Annotated[dict[str, str] | None, "Adapters by name."] = None,  # noqa: ARG002  (declared, as a real one's)
+        adapters: Annotated[dict[str, str] | None, "Adapters by name."] = None,
     ) -> Model:
         """A model that answers from a script."""
         chosen = answers if self.answers is None else self.answers
