@@ -179,18 +179,12 @@ class _CaseReader:
         return values
 
     def _answers(self, node: Node | None) -> Answer | Mapping[str, Answer] | None:
-        def is_answer(value: Any) -> bool:
-            return isinstance(value, str) or (
-                isinstance(value, list) and value and all(isinstance(v, str) for v in value)
-            )
-
-        value: Any = None if node is None else data_under(node)
-        if (
-            node is None
-            or is_answer(value)
-            or (isinstance(value, dict) and value and all(map(is_answer, value.values())))
-        ):
-            return value
+        if node is None:
+            return None
+        value = data_under(node)
+        if _is_answer(value) or (isinstance(value, dict) and value and all(map(_is_answer, value.values()))):
+            answers: Answer | Mapping[str, Answer] = value
+            return answers
         self.report(node, "answers is a text, a list of texts, or a mapping from part of a prompt to them")
         return None
 
@@ -359,3 +353,10 @@ def _same(left: Any, right: Any) -> bool:
     from jsonschema import Draft202012Validator
 
     return bool(Draft202012Validator({"const": right}).is_valid(left))
+
+
+def _is_answer(value: Any) -> bool:
+    """Tell whether a value is what a FakeModel can say: a text, or texts used in turn."""
+    return isinstance(value, str) or (
+        isinstance(value, list) and bool(value) and all(isinstance(v, str) for v in value)
+    )
