@@ -32,6 +32,7 @@ from gristmill._models import Embedder, Model, VectorStore
 from gristmill._recipe import ModelDeclaration, Recipe
 from gristmill._records import TraceWriter, find_run, prune, read_inputs, read_records
 from gristmill._registry import Registry
+from gristmill._residents import Residents
 from gristmill._run import Run, RunOptions, Services
 from gristmill._settings import Settings, load_settings
 from gristmill._types import Type
@@ -75,6 +76,7 @@ class Kernel:
         self._memory_at = memory
         self._memory: Memory | None = None
         self._models: dict[str, Model] = {}
+        self._residents = Residents(max_loaded=self.settings.max_loaded, idle_s=self.settings.idle_s)
         self._listeners: set[Listener] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -173,6 +175,7 @@ class Kernel:
         if key not in self._models:
             model = declaration.provider.call(**arguments)
             if isinstance(model, Model):
+                self._residents.watch(model)
                 model.on_loading = lambda fraction: self._tell_loading(model.name, fraction)
             self._models[key] = model
         return self._models[key]

@@ -162,6 +162,8 @@ class Model(ABC):
     """A language model. Making one is cheap: weights load at the first call that needs them."""
 
     capabilities: frozenset[Capability] = frozenset()
+    holds_weights: bool = False
+    """Whether a call loads weights into this machine's memory, so that limits on loaded models count it."""
     on_loading: Callable[[float], None] | None = None
     """Set by the kernel; a model that takes long to load calls it with a fraction from 0 to 1, on the kernel's loop."""
 

@@ -19,7 +19,7 @@ FILE_NAME = "gristmill.toml"
 _SECTIONS: Mapping[str, Mapping[str, type]] = {
     "cache": {"directory": str, "size_mb": int, "expire_days": float},
     "memory": {"directory": str},
-    "limits": {"steps_at_once": int, "runs_kept": int},
+    "limits": {"steps_at_once": int, "runs_kept": int, "max_loaded": int, "idle_s": float},
 }
 
 
@@ -36,6 +36,10 @@ class Settings:
     steps_at_once: int = 32
     """Steps (and items of `for_each`) of one run that may be under way together."""
     runs_kept: int = 100
+    max_loaded: int | None = None
+    """Models whose weights may be in memory together; one with calls under way is never unloaded."""
+    idle_s: float | None = None
+    """Seconds without a call after which a model is unloaded; the next call loads it again."""
     plugin_files: tuple[Path, ...] = ()
     plugin_tables: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """`[plugin.NAME]`: a plugin's own settings."""
@@ -76,6 +80,8 @@ def load_settings(folder: Path | None = None) -> Settings:
         cache_expire_s=None if days is None else days * 86400.0,
         steps_at_once=limits.get("steps_at_once", 32),
         runs_kept=limits.get("runs_kept", 100),
+        max_loaded=limits.get("max_loaded"),
+        idle_s=limits.get("idle_s"),
         plugin_files=tuple(merged.get("plugins", ())),
         plugin_tables=merged.get("plugin", {}),
         files=tuple(files),

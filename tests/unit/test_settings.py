@@ -46,6 +46,15 @@ def test_the_cache_folder_is_relative_to_the_file_that_names_it(folders: tuple[P
     assert (settings.cache_size_bytes, settings.cache_expire_s) == (1024**2, 43200.0)
 
 
+def test_loaded_models_are_limited_only_when_a_file_says_so(folders: tuple[Path, Path]) -> None:
+    project, _ = folders
+    settings = load_settings(project)
+    assert (settings.max_loaded, settings.idle_s) == (None, None)
+    (project / "gristmill.toml").write_text("[limits]\nmax_loaded = 2\nidle_s = 0.5\n")
+    settings = load_settings(project)
+    assert (settings.max_loaded, settings.idle_s) == (2, 0.5)
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [
@@ -53,6 +62,8 @@ def test_the_cache_folder_is_relative_to_the_file_that_names_it(folders: tuple[P
         ("[cache]\nsize = 3\n", "cache.size means nothing"),
         ("[cache]\nsize_mb = -3\n", "cache.size_mb cannot be -3"),
         ("[limits]\nruns_kept = true\n", "limits.runs_kept cannot be True"),
+        ("[limits]\nmax_loaded = 0\n", "limits.max_loaded cannot be 0"),
+        ("[limits]\nidle_s = 'long'\n", "limits.idle_s cannot be 'long'"),
         ("limits = 3\n", "limits is a table"),
         ("plugins = 'a.py'\n", "plugins is a list of Python files"),
         ("not toml", "gristmill.toml: "),

@@ -43,8 +43,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 DEFAULT_CONTEXT_TOKENS = 8192
-MOST_GUESSING = 2
-"""In larger batches a wrong guess costs as much as a right one saves."""
+MOST_GUESSING = 2  # in larger batches a wrong guess costs as much as a right one saves
 DISTRIBUTION = "llama-cpp-python"
 LOG = logging.getLogger("gristmill.llama")
 
@@ -82,6 +81,7 @@ class LlamaModel(Model):
     capabilities: frozenset[Capability] = frozenset(
         {"generate", "score", "schema", "logprobs", "adapters", "beam", "sessions", "members", "embed"}
     )
+    holds_weights = True
 
     def __init__(self, options: LlamaOptions) -> None:
         self._options = options
