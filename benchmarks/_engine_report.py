@@ -33,6 +33,10 @@ class Row:
     def add(self, contender: str, value: float) -> None:
         self.found.setdefault(contender, []).append(value)
 
+    def shrink(self, sizes: Mapping[str, int]) -> None:
+        """Drop the values that came after there were so many of each contender."""
+        self.found = {name: values[: sizes[name]] for name, values in self.found.items() if sizes.get(name)}
+
     def median(self, contender: str) -> float:
         return statistics.median(self.found[contender])
 

@@ -31,6 +31,7 @@ from typing import Any
 import _engine_texts as texts
 import _lora
 import _peers
+import _quiet
 from _engine_report import OURS, Row, machine, table
 
 PEERS = {"xllamacpp": ["xllamacpp==2026.10.11549"]}
@@ -45,8 +46,10 @@ class Size:
 
     threads: int
     rounds: int = 5
-    row_s: float = 75.0
+    row_s: float = 80.0
     """No new round of a row begins after so many seconds."""
+    quiet_s: float = 15.0
+    """How long a round waits for others to rest."""
     samples: int = 8
     sample_tokens: int = 64
     sentences: int = 48  # of some 12 tokens: with the question and the roles, 600
@@ -65,7 +68,7 @@ class Size:
 
 
 QUICK: Mapping[str, Any] = {
-    "rounds": 1, "samples": 2, "sample_tokens": 4, "sentences": 4, "system_sentences": 4, "questions": 2,
+    "rounds": 1, "quiet_s": 0, "samples": 2, "sample_tokens": 4, "sentences": 4, "system_sentences": 4, "questions": 2,
     "question_tokens": 4, "stream_tokens": 8, "batched_tokens": 4, "choices": 4, "loop_choices": 2,
     "adapter_requests": 4, "adapter_tokens": 2, "switches": 4, "disk_sentences": 24,
 }  # fmt: skip
@@ -81,7 +84,9 @@ class Bench:
         self.chance = random.Random(0)
         self.adapters = _lora.write_adapters(path, folder, ADAPTERS)
         self.pythons = {SERVER: _peers.environment("xllamacpp", PEERS["xllamacpp"])}
-        self._stack = stack
+        self._watch = _quiet.Watch()
+        self.disturbances: list[float] = []
+        """The share of the processors that others used, in each round."""
         self.workers = {kind: stack.enter_context(self.worker(kind)) for kind in (OURS, INSIDE, LOOP, SERVER)}
         self.ends = self.workers[LOOP].call("ends")
         self.capabilities = self.workers[OURS].call("describe", ends=self.ends)
@@ -108,13 +113,23 @@ class Bench:
         answer["rate"] = answer["tokens"] / answer["seconds"]
         return answer
 
-    def rounds(self, most: int | None = None) -> Iterator[int]:
-        """Count rounds until there were enough or the row's time is used up."""
-        end = time.monotonic() + self.size.row_s
-        for number in range(most or self.size.rounds):
-            if number and time.monotonic() > end:
-                return
+    def rounds(self, *rows: Row, most: int | None = None) -> Iterator[int]:
+        """Count rounds until enough were undisturbed, or the time is used up; the other values are dropped."""
+        end, kept = time.monotonic() + self.size.row_s, 0
+        for number in itertools.count():
+            self._watch.wait(min(self.size.quiet_s, end - time.monotonic()))
+            sizes = [{name: len(values) for name, values in row.found.items()} for row in rows]
             yield number
+            others, late = self._watch.others(), time.monotonic() > end
+            self.disturbances.append(round(others, 3))
+            kept += others <= _quiet.LIMIT
+            if others > _quiet.LIMIT and (kept or not late):
+                for row, before in zip(rows, sizes, strict=True):
+                    row.shrink(before)
+            elif others > _quiet.LIMIT:
+                rows[0].notes.append(f"never undisturbed: others used {others:.0%} of the processors")
+            if late or kept == (most or self.size.rounds) or self.size.rounds == 1:
+                return
 
     def turns(self, *names: str) -> list[str]:
         """Return the contenders in this round's order."""
@@ -130,7 +145,7 @@ def samples(bench: Bench) -> list[Row]:
     cold = Row(f"{work}, cold", "tokens/s", {SERVER: 3.5, LOOP: 1.6})
     warm = Row(f"{work}, warm", "tokens/s", {SERVER: 1.25, LOOP: 2.0})
     lengths = set()
-    for _ in bench.rounds():
+    for _ in bench.rounds(cold, warm):
         for name in bench.turns(OURS, LOOP, SERVER, SERVER_N):
             prompt = [texts.documented(bench.seed(), size.sentences)]
             ids = bench.ids(prompt)
@@ -159,18 +174,15 @@ def questions(bench: Bench) -> list[Row]:
     cold = Row(f"{work}, cold", "tokens/s")
     warm = Row(f"{work}, the prompt known", "tokens/s", {SERVER: 1.2, LOOP: 2.5})
     said: dict[str, list[str]] = {}
-    for number in bench.rounds():
+    for number in bench.rounds(cold, warm, most=size.rounds + 1):
         if number:
             prompts = texts.questions(seed, size.system_sentences, size.questions, number)
         ids = bench.ids(prompts)
         for name in bench.turns(OURS, LOOP, SERVER):
-            for row in (cold, warm) if not number else (warm,):
-                if row is warm and not number:
-                    continue
-                answer = bench.call(name, "generate", prompts, ids, n_tokens=size.question_tokens)
-                row.add(name, answer["rate"])
-                said.setdefault(name, answer["texts"])
-    rows = [cold, warm] if warm.found else [cold]
+            answer = bench.call(name, "generate", prompts, ids, n_tokens=size.question_tokens)
+            (warm if number else cold).add(name, answer["rate"])
+            said.setdefault(name, answer["texts"])
+    rows = [row for row in (cold, warm) if row.found]
     prompts = texts.questions(seed, size.system_sentences, size.questions, 0)
     banned = bench.call(LOOP, "generate", prompts, first, n_tokens=size.question_tokens, banned=True)["texts"]
     rows[-1].notes += [_agreement(name, said[name], banned) for name in (OURS, SERVER)]
@@ -201,7 +213,7 @@ def stream(bench: Bench) -> list[Row]:
     prompt = [texts.plain("Write a long story about a miller.")]
     ids = bench.ids(prompt)
     said = {}
-    for number in bench.rounds(3 * size.rounds + 1):
+    for number in bench.rounds(row, first, most=3 * size.rounds + 1):
         for name in bench.turns(OURS, INSIDE, LOOP, SERVER):
             given = prompt[0] if name in (OURS, INSIDE) else ids[0]
             answer = bench.workers[name].call("stream", prompt=given, n_tokens=size.stream_tokens)
@@ -220,7 +232,7 @@ def choices(bench: Bench) -> list[Row]:
     row = Row(f"{size.choices} questions of 2 to 5 choices behind a {{}}-token prefix", "questions/s", {again: 4.0})
     bench.workers[OURS].call("score", questions=texts.choices(seed, 2, -1))
     same = n_compared = 0
-    for number in bench.rounds(3):
+    for number in bench.rounds(row, most=3):
         asked = texts.choices(seed, size.choices, number)
         ids = bench.ids([question["messages"] for question in asked[: size.loop_choices]])
         n_shared = _n_common(ids)
@@ -254,7 +266,7 @@ def batched(bench: Bench) -> list[Row]:
     short = [texts.plain("Write a long story about a miller.")]
     short_ids = bench.ids(short)
     more: dict[str, Any] = {"samples": 16, "sampled": True}
-    for _ in bench.rounds():
+    for _ in bench.rounds(read, write, share):
         for name in bench.turns(OURS, LOOP, SERVER):
             long = [texts.documented(bench.seed(), size.sentences)]
             ids = bench.ids(long)
@@ -296,7 +308,7 @@ def adapters(bench: Bench) -> list[Row]:
     }
     for name in names:
         ours.call("one_by_one", prompt=prompt, adapters=[name])
-    for number in bench.rounds():
+    for number in bench.rounds(switch, mixed):
         same = ours.call("one_by_one", prompt=prompt, adapters=[names[0]] * size.switches)
         other = ours.call("one_by_one", prompt=prompt, adapters=[names[i % len(names)] for i in range(size.switches)])
         with_same, with_other = 1000 * statistics.median(same[1:]), 1000 * statistics.median(other)
@@ -330,7 +342,7 @@ def disk(bench: Bench) -> list[Row]:
         return taken
 
     start(512)
-    for _ in bench.rounds(3):
+    for _ in bench.rounds(row, most=3):
         for name in bench.turns(kept, bare):
             row.add(name, start(512 if name == kept else 0))
     return [row]
@@ -370,6 +382,7 @@ def main() -> None:
             rows += ROWS[name](bench)
             print(f"{name}: {time.monotonic() - since:.0f} s, load {_peers.load()}", file=sys.stderr)
     report |= {"load_after": _peers.load(), "seconds": round(time.monotonic() - began)}
+    report["others"] = bench.disturbances
     report["rows"] = [row.as_json() for row in rows]
     if not options.quick:
         options.out.parent.mkdir(exist_ok=True)
