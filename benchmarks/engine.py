@@ -122,13 +122,15 @@ class Bench:
             yield number
             others, late = self._watch.others(), time.monotonic() > end
             self.disturbances.append(round(others, 3))
-            kept += others <= _quiet.LIMIT
-            if others > _quiet.LIMIT and (kept or not late):
+            last = late or self.size.rounds == 1
+            if others <= _quiet.LIMIT:
+                kept += 1
+            elif kept or not last:
                 for row, before in zip(rows, sizes, strict=True):
                     row.shrink(before)
-            elif others > _quiet.LIMIT:
+            else:
                 rows[0].notes.append(f"never undisturbed: others used {others:.0%} of the processors")
-            if late or kept == (most or self.size.rounds) or self.size.rounds == 1:
+            if last or kept == (most or self.size.rounds):
                 return
 
     def turns(self, *names: str) -> list[str]:
@@ -182,11 +184,10 @@ def questions(bench: Bench) -> list[Row]:
             answer = bench.call(name, "generate", prompts, ids, n_tokens=size.question_tokens)
             (warm if number else cold).add(name, answer["rate"])
             said.setdefault(name, answer["texts"])
-    rows = [row for row in (cold, warm) if row.found]
     prompts = texts.questions(seed, size.system_sentences, size.questions, 0)
     banned = bench.call(LOOP, "generate", prompts, first, n_tokens=size.question_tokens, banned=True)["texts"]
-    rows[-1].notes += [_agreement(name, said[name], banned) for name in (OURS, SERVER)]
-    return rows
+    warm.notes += [_agreement(name, said[name], banned) for name in (OURS, SERVER)]
+    return [cold, warm]
 
 
 def _agreement(name: str, ours: list[str], theirs: list[str]) -> str:
