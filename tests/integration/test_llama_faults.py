@@ -24,6 +24,9 @@ from gristmill_plugins.llama._client import LlamaModel
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
+# How long the two longest tests go on; CONTRIBUTING.md has the command that asks for more.
+N_CALLS = int(os.environ.get("GRISTMILL_FAULT_CALLS", "12"))
+N_LOADS = int(os.environ.get("GRISTMILL_FAULT_LOADS", "4"))
 ENDLESS = Sampling(max_tokens=1000, logit_bias={0: -100, 2: -100})
 
 
@@ -121,7 +124,7 @@ async def test_random_cancels_leave_every_other_answer_as_it_was() -> None:
 
         async def client(seed: int) -> None:
             rng = random.Random(seed)
-            for _ in range(12):
+            for _ in range(N_CALLS):
                 which = rng.randrange(len(questions))
                 call = asyncio.create_task(model.generate(ask(questions[which], sampling=short)))
                 if rng.random() < 0.4:
@@ -200,7 +203,7 @@ async def test_a_context_larger_than_memory_is_refused_before_it_is_asked_for() 
 @pytest.mark.skipif(sys.platform != "linux", reason="counts in /proc")
 async def test_loading_again_and_again_leaks_nothing() -> None:
     counts = []
-    for _ in range(4):
+    for _ in range(N_LOADS):
         model = declare()
         await model.count_tokens("hello")
         await model.close()
