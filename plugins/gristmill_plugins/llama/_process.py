@@ -244,12 +244,13 @@ class EngineProcess:
 
 def _spawn() -> subprocess.Popen[bytes]:
     """Start the child. `-P` keeps the current folder, which may hold anything, off its import path."""
-    # Threads that wait by spinning for long make llama.cpp several times slower as soon as anything else wants the
-    # processor, another engine for one. Measured on 2 cores, milliseconds a token, libgomp's default against 100
-    # rounds: 6.4 and 9.0 on a quiet machine, 154 and 24 beside two busy loops; none in batches of 8 when quiet.
+    # Threads that wait by spinning for long make llama.cpp many times slower as soon as anything else wants the
+    # processor, another engine for one; threads that do not spin at all slow down a lone stream. Measured on 2 cores,
+    # medians in milliseconds a token on a quiet machine and beside two busy loops, for libgomp's default of 300,000
+    # rounds: 6.3 and 522; for 10,000: 6.6 and 360; 1,000: 6.6 and 52; 100: 10.1 and 19.
     environment = dict(os.environ)
     if "OMP_WAIT_POLICY" not in environment:
-        environment.setdefault("GOMP_SPINCOUNT", "100")
+        environment.setdefault("GOMP_SPINCOUNT", "1000")
     environment["GGML_NO_BACKTRACE"] = "1"  # an abort would start a debugger and stall for minutes
     environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
     command = [sys.executable, "-P", "-m", "gristmill_plugins.llama._engine", str(os.getpid())]
