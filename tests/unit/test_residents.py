@@ -93,13 +93,13 @@ async def test_an_open_session_keeps_its_model(events: list[str]) -> None:
 
 
 async def test_an_idle_model_is_closed_and_a_used_one_is_not(events: list[str]) -> None:
-    a, b = watched(events, "ab", idle_s=0.2)
+    a, b = watched(events, "ab", idle_s=0.6)
     await a.generate(REQUEST)
-    for _ in range(5):
+    for _ in range(10):
         await asyncio.sleep(0.1)
         await b.generate(REQUEST)
     assert events == ["a", "b", "-a"]
-    await asyncio.sleep(0.4)
+    await asyncio.sleep(1.2)
     assert events == ["a", "b", "-a", "-b"]
     await a.generate(REQUEST)
     assert events[-1] == "a"
