@@ -53,6 +53,10 @@ class Worker:
             [str(python), str(script), *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def call(self, what: str, **parameters: Any) -> Any:
         """Run the function `what` of the worker and return its result."""
         assert self._process.stdin is not None

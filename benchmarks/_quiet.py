@@ -44,11 +44,11 @@ class Watch:
             return time.monotonic(), 0.0, 0.0
         ticks = [int(field) for field in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
         busy = sum(ticks) - ticks[3] - ticks[4]  # all but idle and waiting for disks
-        return time.monotonic(), busy * TICK_S, _family_ticks() * TICK_S
+        return time.monotonic(), busy * TICK_S, family_s(os.getpid())
 
 
-def _family_ticks() -> int:
-    """Return the ticks of this process, of what it started, and of what they have waited for."""
+def family_s(root: int) -> float:
+    """Return the processor seconds of a process, of what it started, and of what they have waited for."""
     used: dict[int, int] = {}
     children: dict[int, list[int]] = defaultdict(list)
     for folder in Path("/proc").glob("[0-9]*"):
@@ -58,8 +58,8 @@ def _family_ticks() -> int:
             continue
         children[int(fields[1])].append(int(folder.name))
         used[int(folder.name)] = sum(map(int, fields[11:15]))  # user, system, and both of children that ended
-    family, found = [os.getpid()], 0
+    family, found = [root], 0
     while family:
         found += used.get(family[-1], 0)
         family += children.get(family.pop(), [])
-    return found
+    return found * TICK_S

@@ -40,6 +40,9 @@ SERVER_N = "llama-server, `n`"
 ADAPTERS = 4
 
 
+CPU: Mapping[str, Any] = {"cpu": True, "threads": 1, "quiet_s": 0, "row_s": 40.0, "loop_choices": 10, "choices": 100}
+
+
 @dataclass(frozen=True)
 class Size:
     """How much work a row does; the documentation's table is made with the defaults."""
@@ -50,6 +53,8 @@ class Size:
     """No new round of a row begins after so many seconds."""
     quiet_s: float = 15.0
     """How long a round waits for others to rest."""
+    cpu: bool = False
+    """Whether processor seconds are counted instead of the clock's."""
     samples: int = 8
     sample_tokens: int = 64
     sentences: int = 48  # of some 12 tokens: with the question and the roles, 600
@@ -109,9 +114,18 @@ class Bench:
 
     def call(self, kind: str, what: str, prompts: list[texts.Messages], ids: list[list[int]], **more: Any) -> Any:
         """Call a contender with the prompts in its form; rates are tokens a second."""
-        answer = self.workers[kind].call(what, prompts=prompts if kind == OURS else ids, **more)
+        answer = self.ask(kind, what, prompts=prompts if kind == OURS else ids, **more)
         answer["rate"] = answer["tokens"] / answer["seconds"]
         return answer
+
+    def ask(self, kind: str, what: str, **parameters: Any) -> Any:
+        """Call a contender; where processor seconds count, they stand in the answer in place of the clock's."""
+        worker = self.workers[kind]
+        if not self.size.cpu:
+            return worker.call(what, **parameters)
+        before = _quiet.family_s(worker.pid)
+        answer = worker.call(what, **parameters)
+        return {**answer, "seconds": _quiet.family_s(worker.pid) - before}
 
     def rounds(self, *rows: Row, most: int | None = None) -> Iterator[int]:
         """Count rounds until enough were undisturbed, or the time is used up; the other values are dropped."""
@@ -120,7 +134,7 @@ class Bench:
             self._watch.wait(min(self.size.quiet_s, end - time.monotonic()))
             sizes = [{name: len(values) for name, values in row.found.items()} for row in rows]
             yield number
-            others, late = self._watch.others(), time.monotonic() > end
+            others, late = 0.0 if self.size.cpu else self._watch.others(), time.monotonic() > end
             self.disturbances.append(round(others, 3))
             last = late or self.size.rounds == 1
             if others <= _quiet.LIMIT:
@@ -217,13 +231,13 @@ def stream(bench: Bench) -> list[Row]:
     for number in bench.rounds(row, first, most=3 * size.rounds + 1):
         for name in bench.turns(OURS, INSIDE, LOOP, SERVER):
             given = prompt[0] if name in (OURS, INSIDE) else ids[0]
-            answer = bench.workers[name].call("stream", prompt=given, n_tokens=size.stream_tokens)
+            answer = bench.ask(name, "stream", prompt=given, n_tokens=size.stream_tokens)
             if number or size.rounds == 1:
                 row.add(name, answer["tokens"] / answer["seconds"])
                 first.add(name, 1000 * answer["first_s"])
             said[name] = answer["texts"][0]
     row.notes.append(f"the text in-process and through the process is the same: {said[OURS] == said[INSIDE]}")
-    return [row, first]
+    return [row] if size.cpu else [row, first]
 
 
 def choices(bench: Bench) -> list[Row]:
@@ -245,9 +259,9 @@ def choices(bench: Bench) -> list[Row]:
         best: dict[str, list[int]] = {}
         for name in bench.turns(OURS, again, kept):
             if name == OURS:
-                answer = bench.workers[OURS].call("score", questions=asked)
+                answer = bench.ask(OURS, "score", questions=asked)
             else:
-                answer = bench.workers[LOOP].call("score", questions=for_loop, keep_question=name == kept)
+                answer = bench.ask(LOOP, "score", questions=for_loop, keep_question=name == kept)
             row.add(name, len(answer["best"]) / answer["seconds"])
             best[name] = answer["best"]
         same += sum(ours == theirs for ours, theirs in zip(best[OURS], best[again], strict=False))
@@ -319,12 +333,12 @@ def adapters(bench: Bench) -> list[Row]:
         switch.add(again, 1000 * bench.workers[LOOP].call("reload"))
         for plan in bench.turns(*plans):
             given, at_once = plans[plan]
-            answer = ours.call(
-                "generate", prompts=prompts, n_tokens=size.adapter_tokens, adapters=given, at_once=at_once
+            answer = bench.ask(
+                OURS, "generate", prompts=prompts, n_tokens=size.adapter_tokens, adapters=given, at_once=at_once
             )  # fmt: skip
             if number or size.rounds == 1:  # the first round reads the prompts
                 mixed.add(plan, answer["tokens"] / answer["seconds"])
-    return [switch, mixed]
+    return [mixed] if size.cpu else [switch, mixed]
 
 
 def disk(bench: Bench) -> list[Row]:
@@ -365,6 +379,7 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2", help="a model's name, as recipes have it")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--cpu", action="store_true", help="one thread, processor seconds: for a machine that is busy")
     parser.add_argument("--quick", action="store_true", help="tiny sizes: to see that it runs")
     parser.add_argument("--only", choices=ROWS, nargs="+", default=list(ROWS))
     parser.add_argument("--out", type=Path, default=_peers.HERE / "results" / "engine.json")
@@ -372,9 +387,10 @@ def main() -> None:
     from gristmill_plugins.llama._files import digest, resolve
 
     path = resolve(options.model)
-    size = Size(threads=options.threads, **({"rounds": options.rounds} | (dict(QUICK) if options.quick else {})))
+    chosen = {"rounds": options.rounds, "threads": options.threads} | (dict(QUICK) if options.quick else {})
+    size = Size(**chosen | (dict(CPU) if options.cpu else {}))
     report: dict[str, Any] = {"machine": machine() | {"peers": PEERS}, "model": path.name, "sha256": digest(path)}
-    report |= {"threads": size.threads, "load_before": _peers.load()}
+    report |= {"threads": size.threads, "processor_seconds": size.cpu, "load_before": _peers.load()}
     began, rows = time.monotonic(), []
     with ExitStack() as stack:
         bench = Bench(path, size, stack)
