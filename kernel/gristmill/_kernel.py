@@ -9,6 +9,7 @@ after `close` no engine, thread or file of this kernel is left.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import secrets
 import threading
@@ -41,7 +42,7 @@ from gristmill._work import bind_inputs
 if TYPE_CHECKING:
     from gristmill._memory import Memory
 
-STOP_WITHIN_S = 10.0
+STOP_WITHIN_S = 5.0
 """How long an interrupted `run` waits for its engines to let go before it returns."""
 
 Listener = Callable[[Event], None]
@@ -250,11 +251,13 @@ class Kernel:
             self._closed = True
             loop, thread, threads = self._loop, self._thread, self._threads
         if loop is not None and thread is not None and threads is not None:
-            asyncio.run_coroutine_threadsafe(self._close_models(), loop).result()
+            with contextlib.suppress(TimeoutError):  # engines that do not answer end with this process
+                asyncio.run_coroutine_threadsafe(self._close_models(), loop).result(2 * STOP_WITHIN_S)
             threads.shutdown(wait=False, cancel_futures=True)
             loop.call_soon_threadsafe(loop.stop)
             thread.join(STOP_WITHIN_S)
-            loop.close()
+            if not thread.is_alive():
+                loop.close()
         if self.cache is not None:
             self.cache.close()
 
@@ -263,7 +266,8 @@ class Kernel:
         tasks = [task for task in asyncio.all_tasks() if task is not current]
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        if tasks:
+            await asyncio.wait(tasks, timeout=STOP_WITHIN_S)
         closers = [model.close() for model in self._models.values() if isinstance(model, Model)]
         await asyncio.gather(*closers, return_exceptions=True)
         self._models.clear()
