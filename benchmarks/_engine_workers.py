@@ -9,6 +9,7 @@ is `{"seconds": ..., "tokens": ..., "texts": [...]}`; seconds are those of the p
 from __future__ import annotations
 
 import asyncio
+import importlib
 import json
 import os
 import sys
@@ -221,9 +222,8 @@ class Loop:
 
     def __init__(self, path: str, threads: int, adapters: dict[str, str]) -> None:
         import llama_cpp
-        from llama_cpp import llama_cpp as native
 
-        self._native: Any = native
+        self._native: Any = importlib.import_module("llama_cpp.llama_cpp")
         self._settings: Json = {"n_ctx": CONTEXT_TOKENS, "n_threads": threads, "n_threads_batch": threads}
         self._settings["n_gpu_layers"] = -1  # all, where the build can
         self._class: Any = llama_cpp.Llama
@@ -232,7 +232,7 @@ class Loop:
         self._llama: Any = self._class(path, verbose=False, **self._settings)
         self._scorer: Any = None
         vocabulary, size = self._llama._model.vocab, self._llama.n_vocab()
-        self._ends = [token for token in range(size) if native.llama_vocab_is_eog(vocabulary, token)]
+        self._ends = [token for token in range(size) if self._native.llama_vocab_is_eog(vocabulary, token)]
         # The class asks this function after each token whether to end.
         self._native.llama_vocab_is_eog = lambda _vocabulary, _token: False
 
