@@ -234,7 +234,7 @@ class Loop:
         vocabulary, size = self._llama._model.vocab, self._llama.n_vocab()
         self._ends = [token for token in range(size) if self._native.llama_vocab_is_eog(vocabulary, token)]
         # The class asks this function after each token whether to end.
-        self._native.llama_vocab_is_eog = lambda _vocabulary, _token: False
+        vars(self._native)["llama_vocab_is_eog"] = lambda _vocabulary, _token: False
 
     def ends(self) -> list[int]:
         """Return the tokens that end an answer."""
