@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 import diskcache
 
 from gristmill._cache_file import ENTRY_MODE, connect
+from gristmill._sqlite import begin_wal
 
 # Never reached by an entry: values lie in the database, where a transaction covers them. Files beside it are
 # not synced, can be torn, and outlive a killed writer.
@@ -78,7 +79,7 @@ class Store(diskcache.Cache):
         }
         try:
             self._connection = connect(path, mode="rw", timeout_s=timeout_s)
-            self._connection.execute("PRAGMA journal_mode = WAL")
+            begin_wal(self._connection, timeout_s=timeout_s)
             # Under one lock, so that no process sees half a schema, and so that diskcache meets no lock while it
             # starts: it would try again for a minute, whatever its timeout.
             self._connection.execute("BEGIN IMMEDIATE")

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from gristmill._errors import StoreError
+from gristmill._sqlite import begin_wal
 
 APPLICATION_ID = 0x67726D6D
 """Marks the file as ours ("grmm"), so that a database of another program is refused and left alone."""
@@ -201,7 +202,7 @@ def _bring_up_to_date(
 ) -> None:
     if _version(connection, path) == len(steps):
         return
-    connection.execute("PRAGMA journal_mode = WAL")
+    begin_wal(connection, timeout_s=LOCK_TIMEOUT_S)
     with transaction(connection):
         version = _version(connection, path)  # again, under the lock: another process may have been faster
         if version > len(steps):
