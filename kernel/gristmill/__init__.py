@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from gristmill._cache import PromptCache as PromptCache
     from gristmill._context import Context as Context
     from gristmill._context import ModelHandle as ModelHandle
-    from gristmill._diagnostics import Diagnostic as Diagnostic
     from gristmill._errors import BudgetError as BudgetError
     from gristmill._errors import BusyError as BusyError
     from gristmill._errors import CapabilityError as CapabilityError
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from gristmill._errors import RunError as RunError
     from gristmill._errors import StoreError as StoreError
     from gristmill._errors import UsageError as UsageError
+    from gristmill._errors import suggest as suggest
     from gristmill._events import Event as Event
     from gristmill._events import ModelCalled as ModelCalled
     from gristmill._events import ModelLoading as ModelLoading
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from gristmill._events import Token as Token
     from gristmill._kernel import Kernel as Kernel
     from gristmill._kernel import RunnableRecipe as RunnableRecipe
+    from gristmill._language._diagnostics import Diagnostic as Diagnostic
     from gristmill._memory import Memory as Memory
     from gristmill._memory import SqliteStore as SqliteStore
     from gristmill._models import Capability as Capability
@@ -88,9 +89,9 @@ if TYPE_CHECKING:
 _HOMES = {
     "_cache": "MISS PromptCache",
     "_context": "Context ModelHandle",
-    "_diagnostics": "Diagnostic",
+    "_language._diagnostics": "Diagnostic",
     "_errors": "BudgetError BusyError CapabilityError FunctionError GristmillError ModelError PluginError RecipeError "
-    "RunError StoreError UsageError",
+    "RunError StoreError UsageError suggest",
     "_events": "Event ModelCalled ModelLoading RunFinished RunResult RunStarted StepCancelled StepFailed StepFinished "
     "StepNoted StepResult StepRetried StepStarted Token",
     "_kernel": "Kernel RunnableRecipe",

@@ -15,10 +15,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from gristmill._cache_key import KeyPrefix
+from gristmill._cache._key import KeyPrefix
 from gristmill._errors import BudgetError, FunctionError
+from gristmill._language._recipe import Budget
 from gristmill._models import Delta, GenerateRequest, Model, ScoreRequest, Session
-from gristmill._recipe import Budget
 from gristmill._values import Choice, Completion, Message, Usage
 
 if TYPE_CHECKING:

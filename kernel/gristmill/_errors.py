@@ -25,8 +25,8 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from gristmill._diagnostics import Diagnostic
     from gristmill._events import RunResult
+    from gristmill._language._diagnostics import Diagnostic
 
 
 class GristmillError(Exception):

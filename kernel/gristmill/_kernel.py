@@ -23,20 +23,20 @@ from typing import TYPE_CHECKING, Any, Self
 
 from gristmill._cache import PromptCache
 from gristmill._calls import CacheMode
-from gristmill._check import check_recipe
 from gristmill._errors import RecipeError, RunError, UsageError
 from gristmill._events import Event, ModelLoading, RunResult
 from gristmill._files import Files
+from gristmill._language._check import check_recipe
+from gristmill._language._recipe import ModelDeclaration, Recipe
+from gristmill._language._types import Type
 from gristmill._library import RecipeLibrary
 from gristmill._lock import verify_lock
 from gristmill._models import Embedder, Model, VectorStore
-from gristmill._recipe import ModelDeclaration, Recipe
 from gristmill._records import TraceWriter, find_run, prune, read_inputs, read_records
 from gristmill._registry import Registry
 from gristmill._residents import Residents
 from gristmill._run import Run, RunOptions, Services
 from gristmill._settings import Settings, load_settings
-from gristmill._types import Type
 from gristmill._work import bind_inputs
 
 if TYPE_CHECKING:

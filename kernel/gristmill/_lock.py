@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from gristmill._errors import UsageError
+from gristmill._language._recipe import FunctionCall, ModelDeclaration, Recipe
 from gristmill._models import Model
-from gristmill._recipe import FunctionCall, ModelDeclaration, Recipe
 
 LOCK_VERSION = 1
 

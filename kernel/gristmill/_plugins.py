@@ -18,8 +18,8 @@ from pydantic.fields import FieldInfo
 
 from gristmill._context import Context
 from gristmill._errors import PluginError
+from gristmill._language._types import CoercionError, Type, coerce, shorten, type_of
 from gristmill._models import Embedder, Model, VectorStore
-from gristmill._types import CoercionError, Type, coerce, shorten, type_of
 from gristmill._values import Value
 
 PLUGIN_API = 1

@@ -16,7 +16,7 @@ from typing import IO, Any
 
 from gristmill._errors import UsageError, suggest
 from gristmill._events import Event, StepFinished, Token
-from gristmill._types import ANY, Type, coerce
+from gristmill._language._types import ANY, Type, coerce
 
 _encode = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps would make an encoder for every line
 

@@ -33,8 +33,8 @@ from gristmill._events import (
     StepStarted,
 )
 from gristmill._files import Files
+from gristmill._language._recipe import ModelDeclaration, Recipe, Step, digest_of
 from gristmill._models import Model
-from gristmill._recipe import ModelDeclaration, Recipe, Step, digest_of
 from gristmill._records import StepRecord, restore
 from gristmill._values import Usage, plain
 from gristmill._work import Turnstile, do_work

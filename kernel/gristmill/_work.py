@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from gristmill._cache_key import KeyPrefix
+from gristmill._cache._key import KeyPrefix
 from gristmill._calls import CacheMode, CallLog, StepModel
 from gristmill._errors import FunctionError, RunError, UsageError, suggest
 from gristmill._events import ModelCalled, StepNoted, Token
-from gristmill._filters import data_of
+from gristmill._language._filters import data_of
+from gristmill._language._recipe import Data, FunctionCall, Generation, Recipe, RecipeCall, Splice, Step, Turn
+from gristmill._language._types import BOOLEAN, INTEGER, CoercionError, Type, coerce, shorten
 from gristmill._models import Delta, Embedder, GenerateRequest, Sampling
 from gristmill._plugins import FunctionSpec
-from gristmill._recipe import Data, FunctionCall, Generation, Recipe, RecipeCall, Splice, Step, Turn
-from gristmill._types import BOOLEAN, INTEGER, CoercionError, Type, coerce, shorten
 from gristmill._values import Message, Usage, plain
 
 if TYPE_CHECKING:

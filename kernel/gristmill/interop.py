@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 from gristmill._errors import GristmillError, RunError, UsageError, suggest
 from gristmill._files import Files
+from gristmill._language._recipe import Constant, FunctionCall, Generation, ModelDeclaration, Recipe, Step, Turn
+from gristmill._language._types import CoercionError, coerce
+from gristmill._language._yaml import Scalar, parse_yaml
 from gristmill._plugins import FunctionSpec
-from gristmill._recipe import Constant, FunctionCall, Generation, ModelDeclaration, Recipe, Step, Turn
-from gristmill._types import CoercionError, coerce
-from gristmill._yaml import Scalar, parse_yaml
 
 if TYPE_CHECKING:
     from gristmill._calls import CacheMode
@@ -91,7 +91,7 @@ def function_offers(kernel: Kernel, models: Models) -> Iterator[Offer]:
 
 
 def _function_offer(kernel: Kernel, function: FunctionSpec, models: Models, names: list[str]) -> Offer:
-    from gristmill._schema import _parameter, of_type
+    from gristmill._tools._schema import _parameter, of_type
 
     parameters = function.parameters.values()
     required = [p.name for p in parameters if p.required and not (p.name == "model" and p.ref == "model")]
@@ -114,7 +114,7 @@ def recipe_offer(kernel: Kernel, recipe: str | Path) -> Offer:
         UsageError: there is no such recipe.
         RecipeError: it does not check.
     """
-    from gristmill._schema import of_type
+    from gristmill._tools._schema import of_type
     from gristmill._values import plain
 
     runnable = kernel.recipe(recipe)

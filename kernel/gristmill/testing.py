@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from gristmill._errors import ModelError, PluginError
+from gristmill._language._types import CoercionError
 from gristmill._models import Capability, Delta, GenerateRequest, Model, OnDelta, ScoreRequest, Scores
 from gristmill._plugins import FunctionSpec, PluginSpec, ProviderSpec, model_provider, read_plugin
-from gristmill._types import CoercionError
 from gristmill._values import Completion, Message, Usage, Value
 
 if TYPE_CHECKING:

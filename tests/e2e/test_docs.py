@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from gristmill import Kernel
-from gristmill._case_file import read_cases
 from gristmill._settings import load_settings
+from gristmill._tools._case_file import read_cases
 from gristmill.testing import FakePlugin, check_plugin
 
 ROOT = Path(__file__).parents[2]

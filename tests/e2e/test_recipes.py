@@ -19,7 +19,7 @@ from jsonschema import Draft202012Validator
 
 from gristmill import Kernel
 from gristmill._library import RecipeLibrary
-from gristmill._schema import recipe_schema
+from gristmill._tools._schema import recipe_schema
 from gristmill_plugins.llama import LlamaPlugin
 from gristmill_plugins.llama._files import resolve
 
@@ -41,7 +41,7 @@ def kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kernel]:
 
 
 def _as_data(path: Path) -> Any:
-    from gristmill._yaml import ListNode, MapNode, Node, Scalar, parse_yaml
+    from gristmill._language._yaml import ListNode, MapNode, Node, Scalar, parse_yaml
 
     def data(node: Node) -> Any:
         if isinstance(node, Scalar):

@@ -91,7 +91,7 @@ def test_no_acknowledged_entry_is_missing_or_wrong_after_writers_are_killed(tmp_
 
 def test_processes_that_begin_a_cache_together_all_keep_their_entries(tmp_path: Path, start: Start) -> None:
     code = (
-        "import sys, time; from gristmill._cache import PromptCache; import gristmill._cache_disk\n"
+        "import sys, time; from gristmill._cache import PromptCache; import gristmill._cache._disk\n"
         "time.sleep(max(0, float(sys.argv[3]) - time.time()))\n"
         "with PromptCache(sys.argv[1]) as cache: print(cache.set(sys.argv[2], sys.argv[2]))"
     )

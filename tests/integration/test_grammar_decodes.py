@@ -18,7 +18,7 @@ from hypothesis import given, seed, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from gristmill import _jsonschema
+from gristmill.schemas import jsonschema as _jsonschema
 from gristmill_plugins.llama._files import BUNDLED, resolve
 from gristmill_plugins.llama._grammar import regex_to_gbnf, to_gbnf
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from gristmill import GenerateRequest, Kernel, Message, RunError, function
-from gristmill._diagnostics import Diagnostic
 from gristmill._events import RunResult
-from gristmill._recipe import Recipe
+from gristmill._language._diagnostics import Diagnostic
+from gristmill._language._recipe import Recipe
 from gristmill.testing import FakeModel, FakePlugin
 
 HEAD = "version: 1\nmodels: {main: {use: fake}}\n"

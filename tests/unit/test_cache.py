@@ -23,8 +23,7 @@ from typing import Any
 import diskcache
 import pytest
 
-from gristmill import _cache, _cache_disk, _cache_file, _cache_verify
-from gristmill._cache import MISS, CacheWarning, KeyPrefix, PromptCache, cache_key
+from gristmill._cache import MISS, CacheWarning, KeyPrefix, PromptCache, _api, _disk, _file, _verify, cache_key
 from gristmill._errors import UsageError
 
 KEY = "a" * 64
@@ -345,7 +344,7 @@ def test_a_planted_pickle_never_runs(tmp_path: Path, kind: str) -> None:
 def test_a_pickle_in_our_own_row_layout_is_not_json(cache: PromptCache, tmp_path: Path) -> None:
     cache.set(KEY, VALUE)
     body = pickle.dumps(Bomb(tmp_path / "ran"), protocol=0)
-    data = _cache_file.FORMAT + _cache_file._digest(KEY, body) + body
+    data = _file.FORMAT + _file._digest(KEY, body) + body
     sql(cache, "UPDATE Cache SET value = ?", data)
     with pytest.warns(CacheWarning, match="an entry is damaged"):
         assert cache.get(KEY) is MISS
@@ -374,7 +373,7 @@ def test_a_file_named_in_a_row_is_neither_read_nor_deleted(tmp_path: Path, how: 
 
 
 def test_the_disk_class_refuses_what_is_not_ours() -> None:
-    disk = _cache_disk.EntryDisk("/nowhere", min_file_size=0)  # type: ignore[no-untyped-call]
+    disk = _disk.EntryDisk("/nowhere", min_file_size=0)  # type: ignore[no-untyped-call]
     with pytest.raises(TypeError, match="a cache key is text, not tuple"):
         disk.put(("a", 1))
     with pytest.raises(OSError, match="the row's key is not text"):
@@ -401,7 +400,7 @@ def test_the_disk_class_refuses_what_is_not_ours() -> None:
 
 
 def test_the_settings_we_know_are_those_of_diskcache() -> None:
-    assert {*diskcache.DEFAULT_SETTINGS, *diskcache.core.METADATA} == _cache_file.KNOWN_SETTINGS
+    assert {*diskcache.DEFAULT_SETTINGS, *diskcache.core.METADATA} == _file.KNOWN_SETTINGS
 
 
 @pytest.mark.parametrize("name", ["get", "_disk", "disk_nonsense", "sqlite_writable_schema"])
@@ -480,7 +479,7 @@ def test_text_that_is_not_utf8_is_damage_of_one_entry(cache: PromptCache) -> Non
 def test_json_nested_too_deeply_is_damage(cache: PromptCache) -> None:
     cache.set(KEY, VALUE)
     body = b"[" * 100_000 + b"]" * 100_000
-    sql(cache, "UPDATE Cache SET value = ?", _cache_file.FORMAT + _cache_file._digest(KEY, body) + body)
+    sql(cache, "UPDATE Cache SET value = ?", _file.FORMAT + _file._digest(KEY, body) + body)
     with pytest.warns(CacheWarning, match="nested too deeply"):
         assert cache.get(KEY) is MISS
 
@@ -498,9 +497,9 @@ def test_a_row_with_nonsense_in_every_column_is_a_miss(cache: PromptCache) -> No
 
 def test_an_entry_made_good_meanwhile_is_not_moved_aside(cache: PromptCache) -> None:
     cache.set(KEY, VALUE)
-    with closing(_cache_file.connect(str(database(cache)), mode="rw", timeout_s=1)) as connection:
+    with closing(_file.connect(str(database(cache)), mode="rw", timeout_s=1)) as connection:
         connection.text_factory = bytes
-        target = _cache_verify._quarantine_rows(connection, [1, 99], str(database(cache)))
+        target = _verify._quarantine_rows(connection, [1, 99], str(database(cache)))
     assert target.read_text() == ""
     assert cache.get(KEY) == VALUE
 
@@ -513,7 +512,7 @@ def test_damage_stays_when_it_cannot_be_moved_aside(cache: PromptCache, monkeypa
         raise OSError("no space left")
 
     with monkeypatch.context() as patch:
-        patch.setattr(_cache_verify, "_printable", refuse)
+        patch.setattr(_verify, "_printable", refuse)
         report = cache.verify()
     assert report.problem == "no space left"
     assert sql(cache, "SELECT count(*) FROM Cache") == [(1,)]
@@ -565,7 +564,7 @@ def test_a_file_of_no_length_is_an_empty_cache(cache: PromptCache) -> None:
     cache.directory.mkdir()
     database(cache).touch()
     assert cache.get(KEY) is MISS
-    assert cache.verify() == _cache_verify.VerifyReport()
+    assert cache.verify() == _verify.VerifyReport()
     assert cache.set(KEY, VALUE)
     assert cache.get(KEY) == VALUE
 
@@ -634,9 +633,9 @@ def test_verify_reports_and_leaves_everything_when_read_only(cache: PromptCache)
 
 def test_a_file_already_replaced_by_another_process_is_not_moved(cache: PromptCache) -> None:
     cache.set(KEY, VALUE)
-    device, inode = _cache_file.identify(str(database(cache)))
-    assert _cache_file.move_aside(str(database(cache)), (device, inode + 1)) is None
-    assert _cache_file.move_aside(str(cache.directory / "gone.db"), (device, inode)) is None
+    device, inode = _file.identify(str(database(cache)))
+    assert _file.move_aside(str(database(cache)), (device, inode + 1)) is None
+    assert _file.move_aside(str(cache.directory / "gone.db"), (device, inode)) is None
     assert cache.get(KEY) == VALUE
 
 
@@ -663,7 +662,7 @@ def test_a_damaged_file_that_cannot_be_moved_is_a_miss(cache: PromptCache, monke
 def test_the_log_of_a_damaged_file_moves_with_it(cache: PromptCache) -> None:
     cache.set(KEY, VALUE)
     assert Path(f"{database(cache)}-wal").exists()
-    target = _cache_file.move_aside(str(database(cache)), _cache_file.identify(str(database(cache))))
+    target = _file.move_aside(str(database(cache)), _file.identify(str(database(cache))))
     assert {path.name for path in cache.directory.iterdir()} == {target.name, f"{target.name}-wal"}  # type: ignore[union-attr]
 
 
@@ -726,7 +725,7 @@ def test_a_place_that_cannot_be_used_is_a_miss_and_one_warning_each_way(cache: P
 def run_child(code: str, *arguments: str) -> list[str]:
     """Run code that prints what it found, one thing a line; warnings included."""
     prelude = "import os, resource, signal, sys, warnings\nfrom gristmill._cache import *\n"
-    prelude += "import gristmill._cache_disk, gristmill._cache_verify\n"
+    prelude += "import gristmill._cache._disk, gristmill._cache._verify\n"
     prelude += "warnings.showwarning = lambda message, *_: print(str(message).split(': ', 1)[1])\n"
     prelude += "warnings.simplefilter('always')\n"
     command = [sys.executable, "-c", prelude + code, *arguments]
@@ -763,7 +762,7 @@ def test_clearing_works_on_a_full_disk(cache: PromptCache) -> None:
 
 
 def test_writing_is_tried_again_after_a_while(cache: PromptCache, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_cache, "WRITE_TIMEOUT_S", 0.01)
+    monkeypatch.setattr(_api, "WRITE_TIMEOUT_S", 0.01)
     cache.set(KEY, VALUE)
     cache.close()
     with closing(sqlite3.connect(database(cache), isolation_level=None)) as other:
@@ -774,13 +773,13 @@ def test_writing_is_tried_again_after_a_while(cache: PromptCache, monkeypatch: p
         assert cache.get(KEY) == VALUE
         other.execute("ROLLBACK")
     assert not cache.set("b" * 64, 1)
-    later = time.monotonic() + _cache_file.RETRY_AFTER_S
+    later = time.monotonic() + _file.RETRY_AFTER_S
     monkeypatch.setattr(time, "monotonic", lambda: later)
     assert cache.set("b" * 64, 1)
 
 
 def test_a_lock_met_inside_an_open_cache_keeps_its_reason(cache: PromptCache, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_cache, "WRITE_TIMEOUT_S", 0.01)
+    monkeypatch.setattr(_api, "WRITE_TIMEOUT_S", 0.01)
     cache.set(KEY, VALUE)
     with closing(sqlite3.connect(database(cache), isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
@@ -789,7 +788,7 @@ def test_a_lock_met_inside_an_open_cache_keeps_its_reason(cache: PromptCache, mo
 
 
 def test_a_locked_file_is_a_miss_and_is_read_again_at_once(cache: PromptCache, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_cache, "READ_TIMEOUT_S", 0.01)
+    monkeypatch.setattr(_api, "READ_TIMEOUT_S", 0.01)
     cache.set(KEY, VALUE)
     cache.close()
     with closing(sqlite3.connect(database(cache), isolation_level=None)) as other:
@@ -912,15 +911,15 @@ def test_uses_are_noted_in_batches_and_only_once_an_hour(
     cache: PromptCache, clock: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batches: list[int] = []
-    monkeypatch.setattr(_cache_file, "touch", lambda _, times: batches.append(len(times)))
-    keys = [cache_key({"i": i}) for i in range(_cache.MOST_TOUCHED + 1)]
+    monkeypatch.setattr(_file, "touch", lambda _, times: batches.append(len(times)))
+    keys = [cache_key({"i": i}) for i in range(_api.MOST_TOUCHED + 1)]
     cache.set_many((key, 0) for key in keys)
     cache.get_many(keys)
     clock(4000)
     cache.get_many(keys)
-    assert batches == [_cache.MOST_TOUCHED]
+    assert batches == [_api.MOST_TOUCHED]
     cache.close()
-    assert batches == [_cache.MOST_TOUCHED, 1]
+    assert batches == [_api.MOST_TOUCHED, 1]
 
 
 def test_a_use_that_cannot_be_noted_is_no_error(cache: PromptCache, clock: Callable[[float], None]) -> None:
@@ -955,7 +954,7 @@ def test_no_setting_leaves_the_process_open_to_its_file(cache: PromptCache) -> N
     cache.set(KEY, VALUE)
     store = cache._own_sides()[1].current()
     assert store is not None
-    with closing(_cache_file.connect(str(database(cache)), mode="ro", timeout_s=1)) as reader:
+    with closing(_file.connect(str(database(cache)), mode="ro", timeout_s=1)) as reader:
         for connection in (store._con, reader):
             assert connection.execute("PRAGMA mmap_size").fetchall() == [(0,)]
             assert connection.execute("PRAGMA trusted_schema").fetchall() == [(0,)]

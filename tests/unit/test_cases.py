@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from gristmill import Kernel, RecipeError, UsageError
-from gristmill._cases import CaseResult, Mode, run_cases
+from gristmill._tools._cases import CaseResult, Mode, run_cases
 from gristmill.testing import FakeModel, FakePlugin
 
 RECIPE = """

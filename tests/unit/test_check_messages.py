@@ -23,7 +23,7 @@ from gristmill import (
     function,
     model_provider,
 )
-from gristmill._types import STRING, coerce, fit, type_of, type_of_schema
+from gristmill._language._types import STRING, coerce, fit, type_of, type_of_schema
 
 if TYPE_CHECKING:
     from tests.unit.conftest import Bench

@@ -21,7 +21,7 @@ from gristmill._events import (
     StepStarted,
     Token,
 )
-from gristmill._recipe import Recipe
+from gristmill._language._recipe import Recipe
 from gristmill._values import Usage
 from gristmill.testing import FakePlugin
 

@@ -21,7 +21,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from gristmill import _jsonschema, _regex
+from gristmill.schemas import jsonschema as _jsonschema
+from gristmill.schemas import regex as _regex
 from gristmill_plugins.llama._grammar import regex_to_gbnf, to_gbnf
 
 TOKEN = re.compile(r'\s*(?:(?P<name>[a-z][a-z0-9-]*)|(?P<text>"(?:[^"\\]|\\.)*")|(?P<set>\[(?:[^\]\\]|\\.)*\])'

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from gristmill import Kernel
-from gristmill._graph import MOST_LANES, draw_mermaid, draw_svg, draw_text
-from gristmill._graph_svg import lay_out
-from gristmill._picture import OUTPUT, clean, picture_of
-from gristmill._recipe import Recipe
+from gristmill._language._recipe import Recipe
+from gristmill._tools._graph import MOST_LANES, draw_mermaid, draw_svg, draw_text
+from gristmill._tools._graph_svg import lay_out
+from gristmill._tools._picture import OUTPUT, clean, picture_of
 from gristmill.testing import FakePlugin
 
 SVG = "{http://www.w3.org/2000/svg}"

@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from jinja2 import nodes
 
 from gristmill import Completion, Kernel
-from gristmill._expressions import Template
-from gristmill._filters import FILTERS, TESTS, EvaluationError
-from gristmill._inference import Scope, _Inference, infer, infer_text
-from gristmill._lexer import ExpressionSyntaxError
-from gristmill._recipe import Recipe
-from gristmill._types import ANY, INTEGER, STRING, Type, list_of, type_of
+from gristmill._language._expressions import Template
+from gristmill._language._filters import FILTERS, TESTS, EvaluationError
+from gristmill._language._inference import Scope, _Inference, infer, infer_text
+from gristmill._language._lexer import ExpressionSyntaxError
+from gristmill._language._recipe import Recipe
+from gristmill._language._types import ANY, INTEGER, STRING, Type, list_of, type_of
 from gristmill.testing import FakePlugin
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gristmill import _jsonschema
-from gristmill._jsonschema import (
+from gristmill.schemas import jsonschema as _jsonschema
+from gristmill.schemas.jsonschema import (
     ANNOTATIONS,
     SCHEMA_KEYWORDS,
     SchemaProblem,

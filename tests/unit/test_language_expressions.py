@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from gristmill import Candidate, Choice, Completion, Passage, Vote
-from gristmill._expressions import Template
-from gristmill._filters import EvaluationError
-from gristmill._lexer import ExpressionSyntaxError
+from gristmill._language._expressions import Template
+from gristmill._language._filters import EvaluationError
+from gristmill._language._lexer import ExpressionSyntaxError
 
 if TYPE_CHECKING:
     from tests.unit.conftest import Bench

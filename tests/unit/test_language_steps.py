@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from gristmill import Candidate, Completion, Context, Kernel, ModelRef, RunError, Vote, function
-from gristmill._check import RESERVED
-from gristmill._types import STRING, CoercionError, coerce, fit, list_of, type_of
+from gristmill._language._check import RESERVED
+from gristmill._language._types import STRING, CoercionError, coerce, fit, list_of, type_of
 from gristmill.testing import FakePlugin
 
 if TYPE_CHECKING:

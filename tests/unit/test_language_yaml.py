@@ -12,8 +12,8 @@ import yaml
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from gristmill._diagnostics import Diagnostic
-from gristmill._yaml import MapNode, Scalar, YamlDocument, parse_yaml
+from gristmill._language._diagnostics import Diagnostic
+from gristmill._language._yaml import MapNode, Scalar, YamlDocument, parse_yaml
 
 if TYPE_CHECKING:
     from tests.unit.conftest import Bench

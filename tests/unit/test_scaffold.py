@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from gristmill import Kernel, UsageError
-from gristmill._cases import run_cases
-from gristmill._scaffold import new_plugin, new_recipe
+from gristmill._tools._cases import run_cases
+from gristmill._tools._scaffold import new_plugin, new_recipe
 
 
 def test_a_new_recipe_checks_clean_and_its_cases_pass(tmp_path: Path) -> None:

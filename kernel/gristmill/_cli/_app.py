@@ -19,7 +19,7 @@ from gristmill._cli._model_commands import model_app
 if TYPE_CHECKING:
     from gristmill._events import RunResult
     from gristmill._kernel import Kernel, RunnableRecipe
-    from gristmill._recipe import Recipe
+    from gristmill._language._recipe import Recipe
 
 app = typer.Typer(
     name="gristmill",
@@ -152,7 +152,7 @@ def check(
     strict: Annotated[bool, typer.Option("--strict", help="Treat warnings as errors.")] = False,
 ) -> None:
     """Find every mistake in recipes, without loading a model."""
-    from gristmill._diagnostics import sort_unique
+    from gristmill._language._diagnostics import sort_unique
 
     kernel = _kernel(plugin, cache=False)
     found = sort_unique(diagnostic for recipe in recipes for diagnostic in kernel.check(recipe).diagnostics)
@@ -181,7 +181,7 @@ def graph(
 ) -> None:
     """Draw a recipe's pipeline."""
     from gristmill._errors import UsageError, suggest
-    from gristmill._graph import draw_mermaid, draw_svg, draw_text
+    from gristmill._tools._graph import draw_mermaid, draw_svg, draw_text
 
     drawers = {"text": draw_text, "mermaid": draw_mermaid, "svg": draw_svg}
     if form not in drawers:
@@ -199,7 +199,7 @@ def schema(
     plugin: PluginOption = None,
 ) -> None:
     """Print the JSON Schema of recipes, for editors."""
-    from gristmill._schema import recipe_schema
+    from gristmill._tools._schema import recipe_schema
 
     text = json.dumps(recipe_schema(_kernel(plugin, cache=False).registry), indent=2, ensure_ascii=False)
     if output is None:
@@ -286,9 +286,9 @@ def test(
     """Run a recipe's test cases."""
     from tempfile import TemporaryDirectory
 
-    from gristmill._cases import run_cases
     from gristmill._errors import UsageError
     from gristmill._kernel import Kernel
+    from gristmill._tools._cases import run_cases
 
     if fake + record + replay > 1:
         raise UsageError("--fake, --record and --replay exclude each other")
@@ -381,7 +381,7 @@ def cache_clear() -> None:
 @new_app.command("recipe")
 def new_recipe(path: Annotated[Path, typer.Argument(help="The file to write.", show_default=False)]) -> None:
     """Write a working recipe to start from."""
-    from gristmill._scaffold import new_recipe as write
+    from gristmill._tools._scaffold import new_recipe as write
 
     for written in write(path, path.stem):
         typer.echo(f"wrote {written}")
@@ -394,7 +394,7 @@ def new_plugin(
     folder: Annotated[Path, typer.Option(help="Where to put its folder.")] = Path(),
 ) -> None:
     """Write a working plugin package, with tests."""
-    from gristmill._scaffold import new_plugin as write
+    from gristmill._tools._scaffold import new_plugin as write
 
     for written in write(folder, name):
         typer.echo(f"wrote {written}")

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gristmill._errors import UsageError, suggest
-from gristmill._recipe import Recipe
-from gristmill._types import Type
-from gristmill._yaml import ListNode, MapNode, Node, Scalar, parse_yaml
+from gristmill._language._recipe import Recipe
+from gristmill._language._types import Type
+from gristmill._language._yaml import ListNode, MapNode, Node, Scalar, parse_yaml
 
 if TYPE_CHECKING:
     from gristmill._kernel import Kernel
@@ -108,7 +108,7 @@ def _model_override(text: str, declared: list[str]) -> tuple[str, str]:
 
 
 def _quoted(file: str) -> str:
-    from gristmill._check import is_model_path
+    from gristmill._language._check import is_model_path
 
     path = str(Path(file).absolute()) if is_model_path(file) else file
     return "'" + path.replace("'", "''") + "'"

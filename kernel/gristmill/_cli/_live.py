@@ -23,7 +23,7 @@ from gristmill._events import (
     StepStarted,
     Token,
 )
-from gristmill._recipe import Recipe
+from gristmill._language._recipe import Recipe
 
 TAIL_CHARS = 500
 MOST_TEXTS = 6

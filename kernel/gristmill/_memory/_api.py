@@ -307,7 +307,7 @@ class Memory:
             return checked_vectors(await embedder.embed(texts), len(texts))
         import numpy as np
 
-        from gristmill._cache_key import KeyPrefix
+        from gristmill._cache._key import KeyPrefix
 
         prefix = KeyPrefix({"embed": embedder.fingerprint})
         by_key = {prefix.key({"text": text}): text for text in texts}

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gristmill._errors import UsageError, suggest
+from gristmill._language._types import CoercionError
 from gristmill._memory._api import Memory
 from gristmill._memory._store import SqliteStore
 from gristmill._models import VectorStore
 from gristmill._plugins import ProviderSpec
-from gristmill._types import CoercionError
 
 if TYPE_CHECKING:
     from gristmill._kernel import Kernel

@@ -9,9 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Sequence
 
-from gristmill import CapabilityError, GenerateRequest, Message, ModelError, ScoreRequest
-from gristmill._errors import suggest
-from gristmill._jsonschema import problems
+from gristmill import CapabilityError, GenerateRequest, Message, ModelError, ScoreRequest, suggest
+from gristmill.schemas.jsonschema import problems
 
 
 def check_generate(request: GenerateRequest, *, adapters: Collection[str], model: str) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from gristmill._errors import suggest
+from gristmill import suggest
 from gristmill_plugins.llama._ggml import (
     ARCHITECTURES,
     MAX_EXPERTS,

@@ -1,9 +1,10 @@
 r"""JSON Schema and regular expressions to GBNF, llama.cpp's grammars.
 
-It takes schemas without problems (`gristmill._jsonschema.problems`) and does not check them again. Invariants: every
-text that a grammar accepts is JSON and validates against the schema; a grammar is not left-recursive, repeats nothing
-that may be empty, and repeats at most 1,000 times (above 2,000, llama.cpp silently reads a limit as none); between
-tokens of JSON there is one space or none, so that a weak model cannot write blanks for ever.
+It takes schemas without problems (`gristmill.schemas.jsonschema.problems`) and does not check them again.
+Invariants: every text that a grammar accepts is JSON and validates against the schema; a grammar is not
+left-recursive, repeats nothing that may be empty, and repeats at most 1,000 times (above 2,000, llama.cpp silently
+reads a limit as none); between tokens of JSON there is one space or none, so that a weak model cannot write blanks
+for ever.
 
 Not bounded are texts without `maxLength` and lists without `maxItems`: there `max_tokens` ends the answer, which is
 then not complete. Texts hold no control characters but the escapes \n, \r and \t.
@@ -15,8 +16,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gristmill import _jsonschema as js
-from gristmill import _regex
+from gristmill.schemas import jsonschema as js
+from gristmill.schemas import regex as _regex
 
 _ANYTHING_DEPTH = 3
 """How deep a value nests where the schema allows anything."""
@@ -34,7 +35,7 @@ def to_gbnf(schema: Mapping[str, Any]) -> str:
 
 
 def regex_to_gbnf(pattern: str) -> str:
-    """Return a grammar for the texts that a pattern of the subset (`gristmill._regex`) describes, as they are.
+    """Return a grammar for the texts that a pattern of the subset (`gristmill.schemas.regex`) describes, as they are.
 
     Raises:
         PatternError: the pattern is not in the subset.

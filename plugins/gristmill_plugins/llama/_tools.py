@@ -20,8 +20,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from gristmill import ModelError, UsageError
-from gristmill._errors import suggest
+from gristmill import ModelError, UsageError, suggest
 from gristmill_plugins.llama import _files, _gguf
 from gristmill_plugins.llama._ggml import TENSOR_TYPES_BY_NAME
 from gristmill_plugins.llama._machine import cache_bytes, default_threads

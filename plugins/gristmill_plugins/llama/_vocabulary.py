@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 
-from gristmill._errors import suggest
+from gristmill import suggest
 from gristmill_plugins.llama._ggml import TOKENIZERS
 from gristmill_plugins.llama._gguf_reader import GGUFHeader
 

@@ -15,14 +15,13 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from gristmill._check_steps import StepChecker
-from gristmill._diagnostics import shorten_path, sort_unique
 from gristmill._errors import PluginError, UsageError, suggest
-from gristmill._expressions import Template
-from gristmill._inference import Scope, infer, infer_text
-from gristmill._lexer import ExpressionSyntaxError
-from gristmill._plugins import Parameter, ProviderSpec
-from gristmill._recipe import (
+from gristmill._language._check_steps import StepChecker
+from gristmill._language._diagnostics import shorten_path, sort_unique
+from gristmill._language._expressions import Template
+from gristmill._language._inference import Scope, infer, infer_text
+from gristmill._language._lexer import ExpressionSyntaxError
+from gristmill._language._recipe import (
     LANGUAGE_VERSION,
     Budget,
     Constant,
@@ -36,8 +35,7 @@ from gristmill._recipe import (
     Recipe,
     Step,
 )
-from gristmill._registry import Registry
-from gristmill._types import (
+from gristmill._language._types import (
     ANY,
     ANY_LIST,
     ANY_MAP,
@@ -56,8 +54,10 @@ from gristmill._types import (
     type_of_value,
     union,
 )
+from gristmill._language._yaml import ListNode, MapNode, Node, Scalar, YamlDocument, parse_yaml, read_yaml
+from gristmill._plugins import Parameter, ProviderSpec
+from gristmill._registry import Registry
 from gristmill._values import Message
-from gristmill._yaml import ListNode, MapNode, Node, Scalar, YamlDocument, parse_yaml, read_yaml
 
 RECIPE_KEYS = ("version", "name", "description", "inputs", "models", "steps", "output", "budget")
 INPUT_KEYS = ("type", "default", "description", "choices")

@@ -11,12 +11,12 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from gristmill._check import NAME, RECIPE_NAME
-from gristmill._diagnostics import shorten_path
 from gristmill._errors import UsageError
+from gristmill._language._check import NAME, RECIPE_NAME
+from gristmill._language._diagnostics import shorten_path
+from gristmill._language._yaml import Scalar, parse_yaml
 from gristmill._library import SUFFIXES
 from gristmill._registry import Registry
-from gristmill._yaml import Scalar, parse_yaml
 
 _RECIPE = """\
 # yaml-language-server: $schema=gristmill.schema.json

@@ -24,19 +24,19 @@ from typing import Any
 
 import regex
 
-from gristmill._diagnostics import shorten_path, sort_unique
 from gristmill._errors import RecipeError, UsageError, suggest
 from gristmill._events import jsonable
-from gristmill._expressions import Template
-from gristmill._filters import EvaluationError, data_of, to_text
-from gristmill._inference import Scope, infer
-from gristmill._jsonschema import expand_short_form, is_json_schema
 from gristmill._kernel import rebase
-from gristmill._lexer import ExpressionSyntaxError
-from gristmill._recipe import Recipe
-from gristmill._types import BOOLEAN, CoercionError, Type, coerce, fit, shorten
+from gristmill._language._diagnostics import shorten_path, sort_unique
+from gristmill._language._expressions import Template
+from gristmill._language._filters import EvaluationError, data_of, to_text
+from gristmill._language._inference import Scope, infer
+from gristmill._language._lexer import ExpressionSyntaxError
+from gristmill._language._recipe import Recipe
+from gristmill._language._types import BOOLEAN, CoercionError, Type, coerce, fit, shorten
+from gristmill._language._yaml import ListNode, MapNode, Node, Scalar, YamlDocument, read_yaml
 from gristmill._values import Completion
-from gristmill._yaml import ListNode, MapNode, Node, Scalar, YamlDocument, read_yaml
+from gristmill.schemas.jsonschema import expand_short_form, is_json_schema
 from gristmill.testing import Answer
 
 Judge = Callable[[Any, Mapping[str, Any]], str | None]

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from xml.sax.saxutils import escape
 
-from gristmill._picture import OUTPUT, Box, Picture, cells
+from gristmill._tools._picture import OUTPUT, Box, Picture, cells
 
 GAP_X, GAP_Y, MARGIN = 28.0, 44.0, 16.0
 TITLE_CELL, DETAIL_CELL, MARK_CELL = 9.9, 7.4, 6.9

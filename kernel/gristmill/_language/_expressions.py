@@ -17,7 +17,7 @@ from typing import Any
 from jinja2 import TemplateSyntaxError, nodes
 
 from gristmill._errors import suggest
-from gristmill._filters import (
+from gristmill._language._filters import (
     FILTERS,
     MOST_CHARS,
     TESTS,
@@ -28,8 +28,8 @@ from gristmill._filters import (
     member,
     to_text,
 )
-from gristmill._lexer import ExpressionSyntaxError, RecipeEnvironment, syntax_error
-from gristmill._types import ANY, coerce
+from gristmill._language._lexer import ExpressionSyntaxError, RecipeEnvironment, syntax_error
+from gristmill._language._types import ANY, coerce
 
 MOST_WORK = 1_000_000
 """Turns of loops, items and blocks of 4,096 characters that one evaluation may touch."""

@@ -26,16 +26,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from gristmill import _cache_file as file
-from gristmill._cache_key import KeyPrefix, cache_key
+from gristmill._cache import _file as file
 from gristmill._errors import UsageError
 
 if TYPE_CHECKING:
-    from gristmill._cache_disk import Store
-    from gristmill._cache_verify import VerifyReport
+    from gristmill._cache._disk import Store
+    from gristmill._cache._verify import VerifyReport
     from gristmill._single_flight import Answer
-
-__all__ = ["MISS", "CacheStats", "CacheWarning", "KeyPrefix", "Miss", "PromptCache", "cache_key"]
 
 DEFAULT_SIZE_LIMIT_BYTES = 2 * 2**30
 READ_TIMEOUT_S = 0.25
@@ -271,7 +268,7 @@ class PromptCache:
 
     def verify(self) -> VerifyReport:
         """Check every entry; move damaged ones, or a damaged file as a whole, aside. Read-only, it only reports."""
-        from gristmill._cache_verify import verify_file
+        from gristmill._cache._verify import verify_file
 
         return verify_file(self._path, read_only=self.read_only, timeout_s=WRITE_TIMEOUT_S)
 
@@ -324,7 +321,7 @@ class PromptCache:
         return file.open_reader(self._path, read_only=self.read_only, timeout_s=READ_TIMEOUT_S)
 
     def _open_writer(self) -> Store:
-        from gristmill._cache_disk import Store
+        from gristmill._cache._disk import Store
 
         # diskcache would take over whatever file it finds; ours looks first and refuses what is not a cache.
         if reader := file.open_reader(self._path, read_only=False, timeout_s=WRITE_TIMEOUT_S):

@@ -1,7 +1,7 @@
 """The prompt cache's file: how an entry lies in a row, and how the SQLite file is read, checked and moved aside.
 
-It writes no entry (`_cache_disk.py` does, through diskcache) and decides nothing about warnings or retries
-(`_cache.py` does). Entries are read with SQL of our own, so that no code that could unpickle lies between a
+It writes no entry (`_disk.py` does, through diskcache) and decides nothing about warnings or retries
+(`_api.py` does). Entries are read with SQL of our own, so that no code that could unpickle lies between a
 row and its JSON, and so that a run answered from the cache never imports diskcache.
 
 Invariant: bytes become a value only when mode, layout, format version and the checksum over key and text are

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import re
 
-from gristmill._graph_svg import svg_of
-from gristmill._picture import Picture, cells, clean, picture_of
-from gristmill._recipe import Recipe
+from gristmill._language._recipe import Recipe
+from gristmill._tools._graph_svg import svg_of
+from gristmill._tools._picture import Picture, cells, clean, picture_of
 
 MOST_LANES = 24
 """A terminal shows no more edges side by side; a wider recipe is listed with what each step reads."""

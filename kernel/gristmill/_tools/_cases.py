@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from gristmill._case_file import Case, named_recipe, read_cases
-from gristmill._diagnostics import shorten_path
 from gristmill._errors import GristmillError, UsageError
 from gristmill._kernel import Kernel, ModelSource, RunnableRecipe
+from gristmill._language._diagnostics import shorten_path
+from gristmill._language._recipe import ModelDeclaration, Recipe
 from gristmill._lock import verify_lock
 from gristmill._models import Model
-from gristmill._recipe import ModelDeclaration, Recipe
+from gristmill._tools._case_file import Case, named_recipe, read_cases
 from gristmill._work import bind_inputs
 from gristmill.testing import FakeEmbedder, FakeModel, RecordedModel
 

@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from gristmill._diagnostics import Diagnostic
 from gristmill._errors import RecipeError
-from gristmill._expressions import Template
-from gristmill._filters import EvaluationError
+from gristmill._language._diagnostics import Diagnostic
+from gristmill._language._expressions import Template
+from gristmill._language._filters import EvaluationError
+from gristmill._language._types import ANY, Type
+from gristmill._language._yaml import Node, Scalar, YamlDocument
 from gristmill._plugins import FunctionSpec, ProviderSpec
-from gristmill._types import ANY, Type
-from gristmill._yaml import Node, Scalar, YamlDocument
 
 LANGUAGE_VERSION = 1
 

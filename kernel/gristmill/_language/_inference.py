@@ -19,9 +19,9 @@ from typing import Any
 from jinja2 import nodes
 
 from gristmill._errors import nearest, suggest
-from gristmill._expressions import Template
-from gristmill._filters import FILTERS, LOOP, MAPPABLE, TESTS
-from gristmill._types import (
+from gristmill._language._expressions import Template
+from gristmill._language._filters import FILTERS, LOOP, MAPPABLE, TESTS
+from gristmill._language._types import (
     ANY,
     ANY_LIST,
     BOOLEAN,

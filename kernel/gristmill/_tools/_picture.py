@@ -14,9 +14,9 @@ from typing import Any, Literal
 
 from jinja2 import nodes
 
-from gristmill._expressions import Template
-from gristmill._filters import to_json
-from gristmill._recipe import (
+from gristmill._language._expressions import Template
+from gristmill._language._filters import to_json
+from gristmill._language._recipe import (
     Constant,
     Data,
     Expression,

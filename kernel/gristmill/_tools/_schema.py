@@ -14,13 +14,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import fields, replace
 from typing import Any
 
-from gristmill._check import INPUT_KEYS, INPUT_TYPES, NAME, RECIPE_KEYS, RECIPE_NAME, RESERVED
-from gristmill._check_steps import KEYS, MARKS, SAMPLING
+from gristmill._language._check import INPUT_KEYS, INPUT_TYPES, NAME, RECIPE_KEYS, RECIPE_NAME, RESERVED
+from gristmill._language._check_steps import KEYS, MARKS, SAMPLING
+from gristmill._language._recipe import LANGUAGE_VERSION, Budget
+from gristmill._language._types import ANY, Type, type_of
 from gristmill._models import Sampling
 from gristmill._plugins import FunctionSpec, Parameter, ProviderSpec
-from gristmill._recipe import LANGUAGE_VERSION, Budget
 from gristmill._registry import Registry
-from gristmill._types import ANY, Type, type_of
 from gristmill._values import Message, plain
 
 Schema = dict[str, Any]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from gristmill._recipe import Constant, FunctionCall, Step
+from gristmill._language._recipe import Constant, FunctionCall, Step
 
 
 def order_collections(steps: Mapping[str, Step]) -> None:

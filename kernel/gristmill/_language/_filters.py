@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gristmill._types import ANY, BOOLEAN, INTEGER, STRING, Type, list_of, type_of, union
+from gristmill._language._types import ANY, BOOLEAN, INTEGER, STRING, Type, list_of, type_of, union
 from gristmill._values import Value, plain
 
 MOST_CHARS = 10_000_000

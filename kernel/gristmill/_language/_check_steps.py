@@ -13,14 +13,11 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from pydantic import ValidationError
 
-from gristmill._check_order import order_collections
-from gristmill._diagnostics import shorten_path
 from gristmill._errors import PluginError, UsageError, nearest, suggest
-from gristmill._inference import Scope, narrowed_by
-from gristmill._jsonschema import read_schema
-from gristmill._models import Sampling
-from gristmill._plugins import FunctionSpec, Parameter
-from gristmill._recipe import (
+from gristmill._language._check_order import order_collections
+from gristmill._language._diagnostics import shorten_path
+from gristmill._language._inference import Scope, narrowed_by
+from gristmill._language._recipe import (
     Constant,
     Data,
     Expression,
@@ -35,7 +32,7 @@ from gristmill._recipe import (
     Turn,
     digest_of,
 )
-from gristmill._types import (
+from gristmill._language._types import (
     ANY,
     BOOLEAN,
     CHOICE,
@@ -51,11 +48,14 @@ from gristmill._types import (
     type_of_schema,
     union,
 )
+from gristmill._language._yaml import ListNode, MapNode, Node, Scalar
+from gristmill._models import Sampling
+from gristmill._plugins import FunctionSpec, Parameter
 from gristmill._values import Message
-from gristmill._yaml import ListNode, MapNode, Node, Scalar
+from gristmill.schemas.jsonschema import read_schema
 
 if TYPE_CHECKING:
-    from gristmill._check import _RecipeChecker
+    from gristmill._language._check import _RecipeChecker
 
 Work = Literal["use", "generate", "recipe"]
 ALL_WORK: tuple[Work, ...] = ("use", "generate", "recipe")

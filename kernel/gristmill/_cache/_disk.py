@@ -1,6 +1,6 @@
 """The writing half of the prompt cache: diskcache, without its pickles and without its files.
 
-It is imported at the first write, never for a hit. It reads no entry (`_cache_file.py` does) and knows no
+It is imported at the first write, never for a hit. It reads no entry (`_file.py` does) and knows no
 JSON: values arrive here as packed bytes. diskcache brings the schema, transactions between processes, expiry
 and eviction.
 
@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 import diskcache
 
-from gristmill._cache_file import ENTRY_MODE, connect
+from gristmill._cache._file import ENTRY_MODE, connect
 from gristmill._sqlite import begin_wal
 
 # Never reached by an entry: values lie in the database, where a transaction covers them. Files beside it are

@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from gristmill._diagnostics import Diagnostic, Severity, SourceText
+from gristmill._language._diagnostics import Diagnostic, Severity, SourceText
 
 MOST_BYTES = 1_000_000
 MOST_DEPTH = 50

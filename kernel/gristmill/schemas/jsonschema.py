@@ -23,8 +23,8 @@ from types import MappingProxyType
 from typing import Any
 from urllib.parse import unquote
 
-from gristmill import _regex
 from gristmill._errors import suggest
+from gristmill.schemas import regex as _regex
 
 Path = tuple[str | int, ...]
 Schema = Mapping[str, Any]

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gristmill import _cache_file as file
+from gristmill._cache import _file as file
 
 SELECT_ROWS = "SELECT rowid, key, raw, mode, filename, value FROM Cache"
 
