@@ -78,6 +78,15 @@ class Memory:
         self._default = embedder
         self._cache = cache
 
+    @property
+    def embedder(self) -> Embedder:
+        """The default embedder, which is used where a call names none.
+
+        Raises:
+            PluginError: it is not installed.
+        """
+        return self._default()
+
     async def _remember(
         self,
         collection: str,
