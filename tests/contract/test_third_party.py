@@ -42,21 +42,24 @@ def install(folder: Path) -> None:
             return
     project = tomllib.loads((PACKAGE / "pyproject.toml").read_text())["project"]
     shutil.copytree(PACKAGE / "src", folder, dirs_exist_ok=True)
-    write_metadata(folder, project["name"], project["version"], project["entry-points"]["gristmill.plugins"])
+    write_metadata(folder, project["name"], project["version"], project["entry-points"])
 
 
-def write_metadata(folder: Path, name: str, version: str, plugins: dict[str, str]) -> None:
+def write_metadata(folder: Path, name: str, version: str, groups: dict[str, dict[str, str]]) -> None:
     info = folder / f"{name.replace('-', '_')}-{version}.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
-    points = "".join(f"{plugin} = {value}\n" for plugin, value in plugins.items())
-    (info / "entry_points.txt").write_text(f"[gristmill.plugins]\n{points}")
+    points = (
+        f"[{group}]\n" + "".join(f"{name} = {value}\n" for name, value in named.items())
+        for group, named in groups.items()
+    )
+    (info / "entry_points.txt").write_text("\n".join(points))
 
 
 def distribution(folder: Path, name: str, plugin: str, source: str) -> None:
     """Put a distribution with one module into a folder."""
     module = f"module_{name.replace('-', '_')}"
-    write_metadata(folder, name, "0.1", {plugin: f"{module}:Plugin"})
+    write_metadata(folder, name, "0.1", {"gristmill.plugins": {plugin: f"{module}:Plugin"}})
     (folder / f"{module}.py").write_text(source)
 
 
@@ -114,6 +117,45 @@ def test_it_passes_the_contract_suite(installed: Path, tmp_path: Path) -> None:
         "print(json.dumps(sorted(check_plugin('shout', ShoutPlugin).functions)))"
     )
     assert python(installed, body, tmp_path) == ["shout.ask", "shout.louder", "shout.loudest"]
+
+
+def gristmill(folder: Path, cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the command line in a process that sees the folder."""
+    return subprocess.run(
+        [sys.executable, "-m", "gristmill", *arguments], cwd=cwd, env={**os.environ, "PYTHONPATH": str(folder)},
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+
+
+def test_its_command_is_one_of_the_command_line(installed: Path, tmp_path: Path) -> None:
+    assert gristmill(installed, tmp_path, "shout", "who goes there").stdout == "WHO GOES THERE! True\n"
+    listed = gristmill(installed, tmp_path, "--help").stdout
+    assert "shout     Say it louder, and name the plugins there are." in listed
+    assert listed.index(" run ") < listed.index(" shout ")
+
+
+def test_a_command_that_cannot_be_imported_or_is_offered_twice_fails_alone(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / f"{name}_module.py").write_text(
+            "import typer\napp = typer.Typer()\napp.command()(lambda: print(1))\n"
+        )
+        points = {"twice": f"{name}_module:app", f"{name}-alone": f"{name}_module:app"}
+        write_metadata(tmp_path, name, "0.1", {"gristmill.commands": points})
+    write_metadata(
+        tmp_path, "three", "0.1", {"gristmill.commands": {"gone": "no_such_module:app", "run": "one_module:app"}}
+    )
+    twice = gristmill(tmp_path, tmp_path, "twice")
+    assert twice.returncode != 0
+    assert "the command 'twice' is offered twice: by one 0.1 and two 0.1" in twice.stderr
+    gone = gristmill(tmp_path, tmp_path, "gone")
+    assert gone.returncode != 0
+    assert (
+        "the command 'gone' (three 0.1) cannot be imported: ModuleNotFoundError: No module named 'no_such_module'"
+        in gone.stderr
+    )
+    assert gristmill(tmp_path, tmp_path, "one-alone").stdout == "1\n"
+    assert "Run a recipe." in gristmill(tmp_path, tmp_path, "run", "--help").stdout, "an own command is not replaced"
+    assert "gone" in gristmill(tmp_path, tmp_path, "--help").stdout
 
 
 GOOD = '''

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gristmill._cli._commands import CommandGroup
 from gristmill._cli._memory import memory_app
 from gristmill._cli._model_commands import model_app
+from gristmill.commands import JsonOption, ModelOption, PluginOption, RecipeArgument, SetOption, plural
 
 if TYPE_CHECKING:
     from gristmill._events import RunResult
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="gristmill",
+    cls=CommandGroup,
     help="Compose language-model techniques in a page of YAML that is checked before it runs.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -35,21 +38,6 @@ app.add_typer(cache_app, name="cache")
 app.add_typer(new_app, name="new")
 app.add_typer(model_app, name="model")
 app.add_typer(memory_app, name="memory")
-
-RecipeArgument = Annotated[str, typer.Argument(help="A recipe's name (`gristmill list`) or path.", show_default=False)]
-PluginOption = Annotated[
-    list[str] | None, typer.Option("--plugin", metavar="FILE.py", help="Use a plugin that is not installed.")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
-SetOption = Annotated[
-    list[str] | None, typer.Option("--set", metavar="STEP.KEY=VALUE", help="Change a key of a step; VALUE is YAML.")
-]
-ModelOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--model", metavar="[NAME=]FILE", help="Use another model file; NAME= where there are several models."
-    ),
-]
 
 
 def _version(wanted: bool) -> None:
@@ -163,13 +151,9 @@ def check(
         for diagnostic in found:
             typer.echo(diagnostic.as_github() if github else diagnostic.render())
         n_warnings = len(found) - n_errors
-        summary = f"{_plural(n_errors, 'error')}, {_plural(n_warnings, 'warning')}" if found else "no mistakes found"
-        print(f"{_plural(len(recipes), 'recipe')}: {summary}", file=sys.stderr)
+        summary = f"{plural(n_errors, 'error')}, {plural(n_warnings, 'warning')}" if found else "no mistakes found"
+        print(f"{plural(len(recipes), 'recipe')}: {summary}", file=sys.stderr)
     raise typer.Exit(2 if n_errors or (strict and found) else 0)
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 @app.command()
@@ -375,7 +359,7 @@ def cache_clear() -> None:
     """Forget every answer."""
     with _kernel() as kernel:
         assert kernel.cache is not None
-        typer.echo(f"forgot {_plural(kernel.cache.clear(), 'answer')}")
+        typer.echo(f"forgot {plural(kernel.cache.clear(), 'answer')}")
 
 
 @new_app.command("recipe")

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from gristmill.commands import JsonOption, print_table
 
 model_app = typer.Typer(help="Fetch, inspect and convert model files.", no_args_is_help=True)
 
 NameArgument = Annotated[
     str, typer.Argument(help="smollm2, a path, or hf:owner/repo/file.gguf", metavar="NAME", show_default=False)
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
 
 
 def _llama() -> Any:
@@ -58,7 +58,7 @@ def list_(as_json: JsonOption = False) -> None:
         else (row["name"], "unusable:", "", "", row["error"])
         for row in rows
     ]
-    _print_table(("name", "architecture", "format", "size", "path"), cells, right=(3,))
+    print_table(("name", "architecture", "format", "size", "path"), cells, right=(3,))
 
 
 @model_app.command("info")
@@ -139,13 +139,11 @@ def _print_tuning(found: dict[str, Any]) -> None:
         )
         for row in found["rows"]
     ]
-    _print_table(
-        ("format", "size", "prompt/s", "16 together/s", "alone/s", "perplexity", "KL"), rows, right=range(1, 7)
-    )
+    print_table(("format", "size", "prompt/s", "16 together/s", "alone/s", "perplexity", "KL"), rows, right=range(1, 7))
     typer.echo()
     settings = [(str(s["threads"]), str(s["batch"]), *(f"{s[rate]:.0f}" for rate in rates)) for s in found["settings"]]
     headings = (f"{found['chosen']} with threads", "batch", "prompt/s", "16 together/s", "alone/s")
-    _print_table(headings, settings, right=range(5))
+    print_table(headings, settings, right=range(5))
     typer.echo()
     limit = f"loses at most {found['max_loss']:g} nats a token over {found['n_scored']} tokens"
     typer.echo(f"{found['chosen']} is the fastest that {limit}")
@@ -157,16 +155,3 @@ def _print_tuning(found: dict[str, Any]) -> None:
 
 def _megabytes(size_bytes: int) -> str:
     return f"{size_bytes / 1e6:,.0f} MB"
-
-
-def _print_table(headings: Sequence[str], rows: Iterable[Sequence[str]], *, right: Iterable[int] = ()) -> None:
-    """Print columns as wide as their widest cell; the last is as long as it is."""
-    table = [tuple(headings), *map(tuple, rows)]
-    widths = [max(len(row[column]) for row in table) for column in range(len(headings))]
-    to_right = set(right)
-    for row in table:
-        cells = (
-            f"{cell:>{width}}" if column in to_right else f"{cell:<{width}}"
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        typer.echo("  ".join(cells).rstrip())
