@@ -319,8 +319,10 @@ class RunnableRecipe:
 
     async def arun(self, inputs: Mapping[str, Any] | None = None, /, **named: Any) -> RunResult:
         """Run and await the result; cancelling the await stops the run and frees its models."""
-        future = self.kernel.submit(self._run({**(inputs or {}), **named}))
-        result: RunResult = await asyncio.wrap_future(future)
+        running = self._run({**(inputs or {}), **named})
+        if self.kernel.on_loop():
+            return await running
+        result: RunResult = await asyncio.wrap_future(self.kernel.submit(running))
         return result
 
     async def stream(self, inputs: Mapping[str, Any] | None = None, /, **named: Any) -> AsyncGenerator[Event, None]:

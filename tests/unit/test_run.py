@@ -373,6 +373,16 @@ class TestThreeFaces:
         assert "".join(e.text for e in events if isinstance(e, Token) and e.step == "b") == streamed.text
         assert [e.step for e in events if isinstance(e, StepStarted)] == ["a", "b"]
 
+    def test_a_caller_on_the_kernels_own_loop_awaits_runs_there(self, bench: Bench) -> None:
+        bench.plugin.answers = lambda request, _: request.messages[-1].content
+        ready = bench.kernel.recipe(bench.write(f"{HEAD}inputs: {{q: string}}\n{self.STEPS}"))
+
+        async def both() -> list[str]:
+            results = await asyncio.gather(*(ready.arun(q=text) for text in "xy"))
+            return [result.output.text for result in results]
+
+        assert bench.kernel.wait(both()) == ["x again", "y again"]
+
     def test_a_cancelled_await_stops_the_run(self, recipe: Maker, clock: Clock) -> None:
         ready = recipe("steps: {a: {use: clock.wait, with: {name: a, seconds: 30}}}")
 
