@@ -13,8 +13,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial, reduce
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from gristmill._errors import StoreError, UsageError
-from gristmill._memory._schema import facts_of, make_words
+from gristmill._errors import StoreError
+from gristmill._memory._rules import same_dim, same_embedder, unit_rows
+from gristmill._memory._schema import make_words
+from gristmill._memory._tests import facts_of
 from gristmill._memory._words import conditions, match_expression, queries
 from gristmill._models import CollectionName, StoredRecord, StoreQuery
 
@@ -76,39 +78,20 @@ def agree(
     """
     if found.fingerprint != fingerprint:
         if holds_any(connection, found):
-            same_embedder(collection, found, fingerprint)
+            same_embedder(collection, found.fingerprint, fingerprint)
         connection.execute(
             "UPDATE collections SET fingerprint = ?, dim = ?, epoch = epoch + 1 WHERE number = ?",
             (fingerprint, dim, found.number),
         )
         return found._replace(fingerprint=fingerprint, dim=dim)
-    if found.dim != dim:
-        raise UsageError(f"collection {collection.name!r} has vectors of {found.dim} dimensions, these have {dim}")
+    same_dim(collection, found.dim, dim)
     return found
-
-
-def same_embedder(collection: CollectionName, found: Found, fingerprint: str | None) -> None:
-    if found.fingerprint == fingerprint:
-        return
-    space = "" if collection.namespace == "default" else f" --namespace {collection.namespace}"
-    command = f"gristmill memory re-embed {collection.name}{space} --embedder NAME"
-    if found.fingerprint is None:
-        raise UsageError(f"the records of collection {collection.name!r} have no vectors",
-                         hint=f"search it with mode lexical, or make them: {command}")  # fmt: skip
-    theirs = f"{fingerprint!r} makes others" if fingerprint else "no embedder was given"
-    raise UsageError(f"the vectors of collection {collection.name!r} are by {found.fingerprint!r}, {theirs}",
-                     hint=f"use the same embedder, or change them all: {command}")  # fmt: skip
 
 
 def blobs(vectors: np.ndarray | None, n: int) -> list[bytes | Any]:
     if vectors is None:
         return [None] * n
-    import numpy as np
-
-    rows = np.ascontiguousarray(vectors, dtype=np.float32)
-    if rows.ndim != 2 or len(rows) != n or not np.isfinite(rows).all():
-        raise UsageError(f"{n} vectors of finite numbers are wanted, these are {rows.shape}")
-    return [row.tobytes() for row in rows]
+    return [row.tobytes() for row in unit_rows(vectors, n)]
 
 
 def rows_of(connection: sqlite3.Connection, found: Found, ids: Sequence[str]) -> list[tuple[int, str]]:

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from gristmill._errors import StoreError
+from gristmill._memory._tests import facts_of
+from gristmill._memory._tokens import TOKENIZER
 from gristmill._sqlite import begin_wal
 
 APPLICATION_ID = 0x67726D6D
@@ -67,30 +68,6 @@ CREATE TABLE facts (
 CREATE INDEX facts_of ON facts (number);
 """
 
-Fact = tuple[str, int, Any]
-NULL_KIND, BOOLEAN_KIND, NUMBER_KIND, TEXT_KIND = range(4)
-
-
-def fact_of(value: Any) -> tuple[int, Any] | None:
-    """Return kind and value of a scalar as the index of metadata holds it, or None for what cannot be looked up."""
-    if value is None:
-        return NULL_KIND, 0  # a NULL in SQL is equal to nothing
-    if isinstance(value, bool):
-        return BOOLEAN_KIND, int(value)
-    if isinstance(value, int | float):
-        return NUMBER_KIND, value if -(2**63) <= value < 2**63 or isinstance(value, float) else float(value)
-    return (TEXT_KIND, value) if isinstance(value, str) else None
-
-
-def facts_of(metadata: Mapping[str, Any]) -> set[Fact]:
-    """Return what a record can be found by: each scalar under its key, and each scalar of a list."""
-    facts = set()
-    for key, value in metadata.items():
-        for item in value if isinstance(value, list | tuple) else [value]:
-            if (fact := fact_of(item)) is not None:
-                facts.add((key, *fact))
-    return facts
-
 
 def _make_records(connection: sqlite3.Connection) -> None:
     _run(connection, _RECORDS)
@@ -116,8 +93,7 @@ STEPS: tuple[Callable[[sqlite3.Connection], None], ...] = (_make_records, _make_
 def make_words(connection: sqlite3.Connection, collection: int) -> None:
     """Make the word index of a collection. `content=''`: the text lies in `records` and not a second time here."""
     connection.execute(
-        f"CREATE VIRTUAL TABLE words_{collection:d} USING fts5("
-        "text, content='', tokenize='porter unicode61 remove_diacritics 2')"
+        f"CREATE VIRTUAL TABLE words_{collection:d} USING fts5(text, content='', tokenize='{TOKENIZER}')"
     )
 
 

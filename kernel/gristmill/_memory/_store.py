@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from gristmill._memory import _rows as table
 from gristmill._memory._file import HeldFile
+from gristmill._memory._rules import same_embedder
 from gristmill._memory._words import check_where, conditions
 from gristmill._models import CollectionInfo, CollectionName, EmbedTexts, Hit, StoredRecord, StoreQuery
 
@@ -104,7 +105,7 @@ class SqliteStore:
         if query.vector is not None:
             if found.fingerprint is None and not table.holds_any(connection, found):
                 return []
-            table.same_embedder(collection, found, query.fingerprint)
+            same_embedder(collection, found.fingerprint, query.fingerprint)
         if query.vector is not None or (query.with_vectors and found.fingerprint is not None):
             matrix = self._matrix(connection, found)
         if query.vector is not None and matrix is not None:
