@@ -166,6 +166,10 @@ class StepModel:
             usage, cached = usage + more, cached and empty_cached
         return choice_of(tuple(choices), scored, usage=usage, cached=cached)
 
+    async def logprobs(self, messages: Sequence[Message], choices: Sequence[str]) -> list[float]:
+        """Return the natural log-probability of each whole choice as the assistant's answer, in the order asked."""
+        return (await self._choose_once(messages, choices))[0]
+
     async def _choose_once(
         self, messages: Sequence[Message], choices: Sequence[str]
     ) -> tuple[list[float], Usage, bool]:

@@ -39,6 +39,10 @@ class ModelHandle(Protocol):
         """
         ...
 
+    async def logprobs(self, messages: Sequence[Message], choices: Sequence[str]) -> list[float]:
+        """Return the natural log-probability of each whole choice, so that answers to different messages compare."""
+        ...
+
     async def count_tokens(self, text: str) -> int:
         """Return how many tokens `text` is to this model."""
         ...

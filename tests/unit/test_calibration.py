@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gristmill import Choice, Kernel, Message, RunError, ScoreRequest
+from gristmill import Choice, Context, Kernel, Message, ModelRef, RunError, ScoreRequest, function
 from gristmill._calls import content_free
 from gristmill.testing import FakePlugin
 
@@ -83,3 +83,20 @@ def test_without_a_users_message_there_is_nothing_to_replace(
     steps = "steps: {pick: {messages: [{role: system, content: '${inputs.q}'}], choices: [a, b], calibrate: true}}"
     with pytest.raises(RunError, match="calibrate puts 'N/A' in place of the user's last message, and there is none"):
         choose(kernel, tmp_path, "x", steps)
+
+
+class Reader:
+    """Shows what a choice's log-probability is, not normalised over the choices."""
+
+    @function
+    async def read(self, context: Context, *, model: ModelRef) -> list[float]:
+        """Return the log-probabilities of two choices."""
+        return await context.model(model).logprobs([Message(role="user", content="is it?")], ["yes", "no"])
+
+
+def test_a_plugin_reads_log_probabilities_as_they_are_and_from_the_cache(plugin: FakePlugin, tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text("version: 1\nmodels: {main: {use: fake}}\nsteps: {x: {use: reader.read}}\n", encoding="utf-8")
+    with Kernel(plugins={"fake": plugin, "reader": Reader()}) as kernel:
+        assert [kernel.recipe(path).run().output for _ in range(2)] == [[-0.1, -4.0]] * 2
+        assert len(plugin.models["fake"].requests) == 1
