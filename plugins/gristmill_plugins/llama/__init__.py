@@ -111,6 +111,18 @@ class LlamaPlugin:
 
         return describe(name)
 
+    def read_gguf(self, name: str | Path) -> dict[str, Any]:
+        """Return what the header of any GGUF file says, as data; no count or offset in it leads out of the file."""
+        from gristmill_plugins.llama._tools import read_gguf
+
+        return read_gguf(str(name))
+
+    def check_adapter(self, path: str | Path, *, base: str) -> None:
+        """Refuse a LoRA adapter that is damaged or does not fit a model, as a load would."""
+        from gristmill_plugins.llama._tools import check_adapter
+
+        check_adapter(path, base)
+
     def quantize_model(self, name: str, *, to: str, output: Path | None = None) -> Path:
         """Write a model in another format, for `gristmill model quantize`."""
         from gristmill_plugins.llama._tools import quantize

@@ -16,6 +16,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -115,6 +116,36 @@ def describe(name: str) -> dict[str, Any]:
         "memory_bytes": header.size_bytes + cache,
         "sha256": _files.digest(path),
     }
+
+
+def read_gguf(name: str) -> dict[str, Any]:
+    """Return a header as data: `path`, `architecture`, `metadata`, `types`, `tensors`, `size_bytes`, `sha256`.
+
+    `tensors` has name, shape (ggml's order, fastest first), type, offset and size_bytes of each.
+
+    Raises:
+        ModelError: there is no such file, or it is no complete GGUF file.
+    """
+    path = _files.resolve(name)
+    header = _gguf.read_header(path)
+    return {
+        "path": str(path),
+        "architecture": header.architecture,
+        "metadata": dict(header.metadata),
+        "types": dict(header.types),
+        "tensors": [asdict(tensor) for tensor in header.tensors],
+        "size_bytes": header.size_bytes,
+        "sha256": _files.digest(path),
+    }
+
+
+def check_adapter(path: str | Path, base: str) -> None:
+    """Check an adapter against the model that it is for.
+
+    Raises:
+        ModelError: one of the two cannot be used, or they do not fit; the text says everything that is wrong.
+    """
+    _gguf.check_adapter(path, _gguf.read_header(_files.resolve(base)))
 
 
 def _kind(header: _gguf.GGUFHeader) -> str:
