@@ -71,11 +71,20 @@ class Spending:
 
 @dataclass(slots=True)
 class CallLog:
-    """What the calls of one step came to."""
+    """What the calls of one step came to; a log within another counts for both."""
 
+    parent: CallLog | None = None
     usage: Usage = field(default_factory=Usage)
     n_answers: int = 0
     n_cached: int = 0
+
+    def add(self, usage: Usage, n_answers: int, n_cached: int) -> None:
+        log: CallLog | None = self
+        while log is not None:
+            log.usage = log.usage + usage
+            log.n_answers += n_answers
+            log.n_cached += n_cached
+            log = log.parent
 
     @property
     def all_cached(self) -> bool:
@@ -145,9 +154,7 @@ class StepModel:
         usage = Usage.total(usages)
         calls = 0 if all(cached) else 1
         usage = usage.model_copy(update={"calls": calls, "elapsed_s": elapsed_s})
-        self.log.usage = self.log.usage + usage
-        self.log.n_answers += n_answers
-        self.log.n_cached += sum(cached)
+        self.log.add(usage, n_answers, sum(cached))
         self.called(self.model.name, n_answers, sum(cached), usage, elapsed_s)
 
     async def choose(self, messages: Sequence[Message], choices: Sequence[str], *, calibrate: bool = False) -> Choice:

@@ -8,16 +8,34 @@ trace and cancellation as a step.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from gristmill._models import GenerateRequest, Session
-from gristmill._values import Choice, Completion, Message
+from gristmill._values import Choice, Completion, Message, Usage
 
 if TYPE_CHECKING:
     from gristmill._memory import Memory
     from gristmill._models import Embedder, Model
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A function or a recipe that an agent's model may call."""
+
+    name: str
+    """What the model calls it: its `as`, or its short name."""
+    summary: str
+    schema: Mapping[str, Any]
+    """JSON Schema of the arguments that the model sets, as one object; decoding can be held to it."""
+    call: Callable[[Mapping[str, Any]], Awaitable[Any]]
+    """Call it with the arguments that the model set; what the recipe bound is added.
+
+    Raises:
+        FunctionError: an argument is not in the schema, or does not fit.
+    """
 
 
 class ModelHandle(Protocol):
@@ -75,8 +93,20 @@ class Context(Protocol):
         """True once the step was cancelled or timed out; a `def` that runs long should look."""
         ...
 
-    def model(self, name: str) -> ModelHandle:
-        """Return the model of that name in the recipe."""
+    @property
+    def usage(self) -> Usage:
+        """What has gone through this context so far: calls of models, functions and recipes."""
+        ...
+
+    def apart(self, name: str) -> Context:
+        """Return this context for one part of the work: its `usage` is that part's, its events are `step/name`'s.
+
+        What goes through it counts for the step all the same.
+        """
+        ...
+
+    def model(self, name: str, *, adapters: Mapping[str, float] | None = None) -> ModelHandle:
+        """Return the model of that name in the recipe; with `adapters`, those instead of the step's."""
         ...
 
     def embedder(self, name: str) -> Embedder:
@@ -98,6 +128,14 @@ class Context(Protocol):
 
     async def run_recipe(self, recipe: str, inputs: Mapping[str, Any]) -> Any:
         """Run another recipe by name and return its output; it shares this run's budget and files."""
+        ...
+
+    def tools(self, listed: Sequence[Mapping[str, Any]]) -> list[Tool]:
+        """Return what a parameter of type ToolList lists, ready to call.
+
+        Raises:
+            FunctionError: it breaks a rule that `check` would have told, had the list stood in a recipe.
+        """
         ...
 
     def note(self, text: str) -> None:

@@ -8,8 +8,8 @@ was coerced by the table of `_types`, every path by the run's file boundary, and
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,7 @@ from gristmill._plugins import FunctionSpec
 from gristmill._values import Message, Usage, plain
 
 if TYPE_CHECKING:
+    from gristmill._context import Tool
     from gristmill._memory import Memory
     from gristmill._run import Run
 
@@ -167,10 +168,8 @@ def _inner_path(turn: Turnstile) -> str:
 
 
 def _add_usage(log: CallLog, usage: Usage, child: Run) -> None:
-    log.usage = log.usage + usage
     asked = [step for step in child.results.values() if step.usage.calls or step.usage.cached_tokens]
-    log.n_answers += len(asked)
-    log.n_cached += sum(step.cached for step in asked)
+    log.add(usage, len(asked), sum(step.cached for step in asked))
 
 
 def bind_inputs(recipe: Recipe, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -379,8 +378,17 @@ class StepContext:
     def settings(self) -> Mapping[str, Any]:
         return self._turn.owner.services.settings.plugin_tables.get(self._plugin, {})
 
-    def model(self, name: str) -> StepModel:
-        return step_model(self._turn, name, self._adapters)
+    @property
+    def usage(self) -> Usage:
+        return self._turn.log.usage
+
+    def apart(self, name: str) -> StepContext:
+        turn = self._turn
+        own = replace(turn, path=_inner_path(turn) + name, log=CallLog(parent=turn.log), item=None)
+        return StepContext(own, self._plugin, self._adapters)
+
+    def model(self, name: str, *, adapters: Mapping[str, float] | None = None) -> StepModel:
+        return step_model(self._turn, name, self._adapters if adapters is None else dict(adapters))
 
     def embedder(self, name: str) -> Embedder:
         declared = self._turn.owner.recipe.models.get(name)
@@ -403,6 +411,11 @@ class StepContext:
         if "/" in recipe or recipe.endswith((".yaml", ".yml")):
             recipe = str(self.path(recipe))
         return await run_recipe(self._turn, self._turn.owner.services.recipe(recipe), inputs)
+
+    def tools(self, listed: Sequence[Mapping[str, Any]]) -> list[Tool]:
+        from gristmill._agent import make_tools
+
+        return make_tools(self, listed, self._turn.owner.services, self._turn.owner.recipe)
 
     def note(self, text: str) -> None:
         owner = self._turn.owner

@@ -29,6 +29,11 @@ TAIL_CHARS = 500
 MOST_TEXTS = 6
 
 
+def _within(path: str, step: str) -> bool:
+    """Tell whether a path is a step's own or that of a part of it."""
+    return path == step or path.startswith((f"{step}/", f"{step}["))
+
+
 class View:
     """Shows nothing: the base, and what `--quiet` uses."""
 
@@ -127,7 +132,7 @@ class LiveView(View):
             self.rows[event.step] = ("running", "")
         elif isinstance(event, StepFinished):
             self.rows[event.step] = (event.status, describe_end(event))
-            self.texts = {key: text for key, text in self.texts.items() if key[0] != event.step}
+            self.texts = {key: text for key, text in self.texts.items() if not _within(key[0], event.step)}
         elif isinstance(event, StepFailed):
             self.rows[event.step] = ("failed", str(event.error).split("\n", 1)[0])
         elif isinstance(event, StepCancelled):
