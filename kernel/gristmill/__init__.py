@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from gristmill._cache import PromptCache as PromptCache
     from gristmill._context import Context as Context
     from gristmill._context import ModelHandle as ModelHandle
+    from gristmill._context import Tool as Tool
     from gristmill._errors import BudgetError as BudgetError
     from gristmill._errors import BusyError as BusyError
     from gristmill._errors import CapabilityError as CapabilityError
@@ -74,6 +75,7 @@ if TYPE_CHECKING:
     from gristmill._plugins import ModelFile as ModelFile
     from gristmill._plugins import ModelRef as ModelRef
     from gristmill._plugins import RecipeRef as RecipeRef
+    from gristmill._plugins import ToolList as ToolList
     from gristmill._plugins import function as function
     from gristmill._plugins import model_provider as model_provider
     from gristmill._values import Candidate as Candidate
@@ -88,7 +90,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "_cache": "MISS PromptCache",
-    "_context": "Context ModelHandle",
+    "_context": "Context ModelHandle Tool",
     "_language._diagnostics": "Diagnostic",
     "_errors": "BudgetError BusyError CapabilityError FunctionError GristmillError ModelError PluginError RecipeError "
     "RunError StoreError UsageError suggest",
@@ -98,7 +100,7 @@ _HOMES = {
     "_memory": "Memory SqliteStore",
     "_models": "Capability CollectionInfo CollectionName Combine Delta Embedder GenerateRequest Hit Member Model "
     "OnDelta Sampling ScoreRequest Scores Session StoreQuery StoredRecord VectorStore",
-    "_plugins": "AdapterRef CollectionRef DoctorLine EmbedderRef FunctionRef ModelFile ModelRef RecipeRef "
+    "_plugins": "AdapterRef CollectionRef DoctorLine EmbedderRef FunctionRef ModelFile ModelRef RecipeRef ToolList "
     "function model_provider",
     "_values": "Candidate Choice Completion Message Passage TokenLogprob Usage Value Vote",
 }

@@ -25,7 +25,7 @@ from gristmill._values import Value
 PLUGIN_API = 1
 """A plugin may declare `plugin_api = N`; another number than this is refused."""
 
-RefKind = Literal["model", "embedder", "recipe", "function", "collection", "adapter", "model_file"]
+RefKind = Literal["model", "embedder", "recipe", "function", "collection", "adapter", "model_file", "tools"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,8 @@ CollectionRef = Annotated[str, Ref("collection")]
 AdapterRef = Annotated[str, Ref("adapter")]
 ModelFile = Annotated[str, Ref("model_file")]
 """A model file: a bundled name, a path (relative to the recipe), or `hf:owner/repo/file.gguf`."""
+ToolList = Annotated[list[dict[str, Any]], Ref("tools")]
+"""What an agent may call, as `tools:` of a recipe lists it; `Context.tools` makes it callable."""
 
 REQUIRED: Any = inspect.Parameter.empty
 F = TypeVar("F", bound=Callable[..., Any])

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from gristmill._errors import GristmillError, RunError, UsageError, suggest
 from gristmill._files import Files
 from gristmill._language._recipe import Constant, FunctionCall, Generation, ModelDeclaration, Recipe, Step, Turn
+from gristmill._language._type_schema import of_type, parameter_schema
 from gristmill._language._types import CoercionError, coerce
 from gristmill._language._yaml import Scalar, parse_yaml
 from gristmill._plugins import FunctionSpec
@@ -91,8 +92,6 @@ def function_offers(kernel: Kernel, models: Models) -> Iterator[Offer]:
 
 
 def _function_offer(kernel: Kernel, function: FunctionSpec, models: Models, names: list[str]) -> Offer:
-    from gristmill._tools._schema import _parameter, of_type
-
     parameters = function.parameters.values()
     required = [p.name for p in parameters if p.required and not (p.name == "model" and p.ref == "model")]
 
@@ -103,7 +102,7 @@ def _function_offer(kernel: Kernel, function: FunctionSpec, models: Models, name
             cause = error.failures.get(STEP)
             raise (cause if isinstance(cause, GristmillError) else error) from error
 
-    schema = {p.name: _parameter(p, names, expressions=False) for p in parameters}
+    schema = {p.name: parameter_schema(p, names, expressions=False) for p in parameters}
     return Offer(function.name, function.summary, _object(schema, required), of_type(function.returns), run)
 
 
@@ -114,7 +113,6 @@ def recipe_offer(kernel: Kernel, recipe: str | Path) -> Offer:
         UsageError: there is no such recipe.
         RecipeError: it does not check.
     """
-    from gristmill._tools._schema import of_type
     from gristmill._values import plain
 
     runnable = kernel.recipe(recipe)

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from gristmill._errors import PluginError, UsageError, nearest, suggest
 from gristmill._language._check_order import order_collections
+from gristmill._language._check_tools import ToolChecker
 from gristmill._language._diagnostics import shorten_path
 from gristmill._language._inference import Scope, narrowed_by
 from gristmill._language._recipe import (
@@ -540,7 +541,12 @@ class _StepTyper:
                 parameter.accept(data.value)
             except CoercionError as error:
                 self.owner.report(node, f"{parameter.name}: {error}", code="range")
-        if parameter.ref and isinstance(data, Constant) and isinstance(data.value, str):
+        if parameter.ref == "tools":
+            checker = ToolChecker(
+                self.owner, scope, argument=self._argument, recipe=self._sub_recipe, only_model=self._only_model()
+            )
+            checker.run(node)
+        elif parameter.ref and isinstance(data, Constant) and isinstance(data.value, str):
             self._check_reference(parameter, data.value, node)
         return data
 

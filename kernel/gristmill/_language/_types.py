@@ -7,7 +7,7 @@ runs. It does not parse recipes or expressions. Invariant: `fit(type_of_value, t
 Coercions between results, beyond equal types:
     integer -> number; integer and number never from text; a value that has a text (Completion, Choice, Passage,
     Vote, Candidate) -> string; string, Completion, Choice, Passage -> Candidate; text -> path; a mapping -> the
-    model with those fields; nulls are dropped where a list of Candidates is wanted.
+    model with those fields; a model -> one it is derived from; nulls are dropped where a list of Candidates is wanted.
 """
 
 from __future__ import annotations
@@ -327,10 +327,14 @@ def _record_fits(source: Type, target: Type) -> bool:
     if source.kind != "record":
         return False
     if source.name and target.name:
-        return source.name == target.name
+        return source.name == target.name or _is_subclass(source.python, target.python)
     if any(name not in source.fields for name in _required(target)):
         return False
     return all(name in target.fields and fit(part, target.fields[name]) is None for name, part in source.fields.items())
+
+
+def _is_subclass(source: Any, target: Any) -> bool:
+    return isinstance(source, type) and isinstance(target, type) and issubclass(source, target)
 
 
 def _required(target: Type) -> list[str]:

@@ -11,28 +11,21 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Iterable, Mapping
-from dataclasses import fields, replace
+from dataclasses import fields
 from typing import Any
 
 from gristmill._language._check import INPUT_KEYS, INPUT_TYPES, NAME, RECIPE_KEYS, RECIPE_NAME, RESERVED
 from gristmill._language._check_steps import KEYS, MARKS, SAMPLING
 from gristmill._language._recipe import LANGUAGE_VERSION, Budget
-from gristmill._language._types import ANY, Type, type_of
+from gristmill._language._type_schema import EXPRESSION, Schema, limits_of, of_type, parameter_schema
+from gristmill._language._types import type_of
 from gristmill._models import Sampling
-from gristmill._plugins import FunctionSpec, Parameter, ProviderSpec
+from gristmill._plugins import FunctionSpec, ProviderSpec
 from gristmill._registry import Registry
-from gristmill._values import Message, plain
+from gristmill._values import Message
 
-Schema = dict[str, Any]
-
-EXPRESSION: Mapping[str, Any] = {
-    "type": "string",
-    "pattern": r"\$\{|\{%",
-    "patternErrorMessage": "This is neither a value of the right type nor an expression: ${...}",
-}
 _TEXT = ("string", "number", "boolean")
 """A prompt, a system message and a message's content are text whatever YAML makes of them."""
-_LIMITS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "minItems", "maxItems")
 
 
 def recipe_schema(registry: Registry) -> Schema:
@@ -90,74 +83,6 @@ def _budget() -> Schema:
         "properties": {name: schema | {"exclusiveMinimum": 0} for name, schema in limits.items()},
         "additionalProperties": False,
     }
-
-
-# -- types -------------------------------------------------------------------------------------------------------------
-
-
-def of_type(target: Type, *, expressions: bool = False) -> Schema:
-    """Return the schema of what may be written where `target` is wanted."""
-    options = [found for option in (target.options or (target,)) for found in _bare(option, expressions)]
-    if any(not option for option in options):
-        return {}
-    if target.nullable and target.kind != "null":
-        options.append({"type": "null"})
-    if expressions and {"type": "string"} not in options:
-        options.append(dict(EXPRESSION))
-    kinds = [option.get("type") for option in options]
-    if len(options) == 1:
-        return options[0]
-    if None in kinds or len(set(kinds)) < len(kinds):
-        return {"anyOf": options}
-    return {key: value for option in options for key, value in option.items()} | {"type": kinds}
-
-
-def _bare(target: Type, expressions: bool) -> list[Schema]:
-    """Return the schemas of one type, its null aside; all of them together are what it takes."""
-    if target.kind == "any":
-        return [{}]
-    if target.kind == "list":
-        item = target.item or ANY
-        item = item.or_null() if item.name == "Candidate" else item  # a vote drops nulls
-        return [{"type": "array", "items": of_type(item, expressions=expressions)}]
-    if target.kind == "map":
-        return [{"type": "object", "additionalProperties": of_type(target.item or ANY, expressions=expressions)}]
-    if target.kind == "record":
-        return _record(target, expressions)
-    if target.literals:
-        return [{"enum": list(target.literals)}]
-    return [{"type": "string" if target.kind == "path" else target.kind}]
-
-
-def _record(target: Type, expressions: bool) -> list[Schema]:
-    entries = {name: of_type(part, expressions=expressions) for name, part in target.fields.items()}
-    schema: Schema = {"type": "object", "properties": entries}
-    if target.python is None:
-        schema["required"] = [n for n, part in target.fields.items() if not part.nullable and part.kind != "any"]
-    return [{"type": "string"}, schema] if target.name == "Candidate" else [schema]
-
-
-def _limits(schema: Schema) -> Schema:
-    """Return the limits in a schema that pydantic made, also where they sit in an option of it."""
-    found = [schema, *schema.get("anyOf", ())]
-    return {key: part[key] for part in found for key in _LIMITS if key in part}
-
-
-def _parameter(parameter: Parameter, functions: Iterable[str], *, expressions: bool) -> Schema:
-    target = parameter.type
-    if parameter.ref == "function" and target.kind == "string":
-        target = replace(target, literals=tuple(sorted(functions)))
-    schema = of_type(target, expressions=expressions)
-    if parameter.constraints is not None:
-        schema |= _limits(parameter.constraints.json_schema())
-    described = parameter.description or (f"The name of a {parameter.ref}." if parameter.ref else "")
-    schema |= {"description": described} if described else {}
-    if parameter.required or parameter.default is None:
-        return schema
-    try:
-        return schema | {"default": plain(parameter.default)}
-    except TypeError:  # a default that has no JSON form is not shown
-        return schema
 
 
 # -- inputs and models -------------------------------------------------------------------------------------------------
@@ -220,7 +145,7 @@ def _if_use(name: str, then: Schema) -> Schema:
 
 
 def _provider(provider: ProviderSpec) -> Schema:
-    entries = {part.name: _parameter(part, (), expressions=False) for part in provider.parameters.values()}
+    entries = {part.name: parameter_schema(part, (), expressions=False) for part in provider.parameters.values()}
     required = [part.name for part in provider.parameters.values() if part.required]
     return {"properties": {"use": True, **entries}, "required": required, "additionalProperties": False}
 
@@ -265,7 +190,7 @@ def _arguments(function: FunctionSpec, functions: Iterable[str]) -> Schema:
     return {
         "type": "object",
         "description": f"{function.summary} Returns: {function.returns}.",
-        "properties": {p.name: _parameter(p, functions, expressions=True) for p in function.parameters.values()},
+        "properties": {p.name: parameter_schema(p, functions, expressions=True) for p in function.parameters.values()},
         "required": _required(function),
         "additionalProperties": False,
     }
@@ -281,7 +206,7 @@ def _key(name: str, functions: Mapping[str, FunctionSpec]) -> Schema:
         schema |= {"exclusiveMinimum": 0}
     if name in SAMPLING:
         sampling = Sampling.model_json_schema()["properties"][name]
-        schema |= _limits(sampling) | {"default": sampling.get("default")}
+        schema |= limits_of(sampling) | {"default": sampling.get("default")}
     return schema | {"description": key.help}
 
 
