@@ -106,11 +106,11 @@ def gristmill(shape: str, size: int, *, threads: bool, traced: bool) -> Call:
     if not traced:
         return lambda: runnable.run(start=0).output
     heard: list[Event] = []
-    trace = Path("trace.jsonl").absolute()
+    traces = (Path(f"trace{number}.jsonl").absolute() for number in itertools.count())
 
     def run() -> Any:
-        heard.clear()
-        return runnable.run_with({"start": 0}, on_event=heard.append, trace=trace).output
+        heard.clear()  # each run has a file of its own, as recorded runs have: ext4 flushes one that is cut and rewritten
+        return runnable.run_with({"start": 0}, on_event=heard.append, trace=next(traces)).output
 
     return run
 

@@ -20,22 +20,24 @@ class Event:
 
     at_s: float
 
-    def as_json(self) -> dict[str, Any]:
-        """Return the trace's line: the event's name and its fields."""
+    def as_record(self) -> dict[str, Any]:
+        """Return the event's name and its fields, values as they are."""
         name, parts = _FORMS[type(self)]
         record: dict[str, Any] = {"event": name}
         for part in parts:
             value = getattr(self, part)
-            record[part] = round(value, 6) if type(value) is float else jsonable(value)
+            record[part] = round(value, 6) if type(value) is float else value
         return record
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the event's name and its fields, as JSON data."""
+        return {name: jsonable(value) for name, value in self.as_record().items()}
 
 
 def jsonable(value: Any) -> Any:
     """Return the JSON form of any value; what has none is shown by its type (a trace is never the reason to fail)."""
     if value is None or isinstance(value, _SCALARS):
         return value
-    if type(value) is Usage:
-        return {**vars(value)}  # flat numbers, in every trace line of a step: a tenth of model_dump's time
     if isinstance(value, BaseException):
         return {"type": type(value).__name__, "message": str(value)}
     try:

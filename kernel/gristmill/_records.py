@@ -14,11 +14,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from pydantic_core import to_json
+
 from gristmill._errors import UsageError, suggest
-from gristmill._events import Event, StepFinished, Token
+from gristmill._events import Event, StepFinished, Token, jsonable
 from gristmill._language._types import ANY, Type, coerce
 
-_encode = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps would make an encoder for every line
+
+def encode(event: Event) -> bytes:
+    """Return an event as one line of JSON; what has no JSON form is shown by its type.
+
+    pydantic's encoder takes a third of the time of `json`'s (5 µs for the two lines of a step, not 15), but no text
+    with a lone surrogate, which a model may write.
+    """
+    try:
+        return to_json(event.as_record(), inf_nan_mode="constants", fallback=jsonable) + b"\n"
+    except ValueError:
+        return json.dumps(event.as_json(), ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +51,7 @@ class TraceWriter:
     def __init__(self, path: Path) -> None:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file: IO[str] | None = path.open("w", encoding="utf-8", errors="backslashreplace", newline="\n")
+            self._file: IO[bytes] | None = path.open("wb")
         except OSError as error:
             raise UsageError(f"the trace cannot be written to {path}: {error.strerror}") from error
         self.path = path
@@ -53,7 +65,7 @@ class TraceWriter:
         if self._file is None or isinstance(event, Token):
             return
         try:
-            self._file.write(_encode(event.as_json()) + "\n")
+            self._file.write(encode(event))
             if isinstance(event, StepFinished) and self._is_due(event):
                 self._flushed_s = event.at_s
                 self._file.flush()

@@ -189,7 +189,8 @@ class Run:
         while self._ready:
             name = self._ready.popleft()
             await self._step(self.recipe.steps[name])
-            self._hire(at_hand=1)
+            if len(self._ready) > 1:
+                self._hire(at_hand=1)
 
     async def _stop(self, because: str) -> None:
         """Cancel all work under way and wait until it has ended."""
