@@ -109,7 +109,7 @@ def gristmill(shape: str, size: int, *, threads: bool, traced: bool) -> Call:
     traces = (Path(f"trace{number}.jsonl").absolute() for number in itertools.count())
 
     def run() -> Any:
-        heard.clear()  # each run has a file of its own, as recorded runs have: ext4 flushes one that is cut and rewritten
+        heard.clear()  # each run writes a file of its own, as recorded ones do: ext4 flushes one cut and rewritten
         return runnable.run_with({"start": 0}, on_event=heard.append, trace=next(traces)).output
 
     return run
