@@ -22,6 +22,8 @@ from gristmill._models import Delta, GenerateRequest, Model, ScoreRequest, Sessi
 from gristmill._values import Choice, Completion, Message, Usage
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from gristmill._cache import PromptCache
 
 CacheMode = Literal["auto", "off", "refresh"]
@@ -53,6 +55,18 @@ class Spending:
             raise BudgetError("calls", self.calls, budget.calls)
         if self.parent is not None:
             self.parent.check()
+
+    def check_tokens(self) -> None:
+        """Refuse the next token of a call that is under way.
+
+        Raises:
+            BudgetError: the tokens, here or above, are used up.
+        """
+        spending: Spending | None = self
+        while spending is not None:
+            if spending.budget.tokens is not None and spending.tokens >= spending.budget.tokens:
+                raise BudgetError("tokens", spending.tokens, spending.budget.tokens)
+            spending = spending.parent
 
     def start_call(self) -> None:
         """Count one call, before it starts, so that calls under way together cannot pass the limit."""
@@ -211,9 +225,48 @@ class StepModel:
         return await self.model.count_tokens(text)
 
     async def open_session(self, request: GenerateRequest) -> Session:
-        """Step one sequence under the caller's control; nothing of it is cached."""
+        """Step one sequence under the caller's control; its tokens count against the budget, nothing is cached."""
+        if self.adapters and not request.adapters:
+            request = request.model_copy(update={"adapters": self.adapters})
         self.spending.start_call()
-        return await self.model.open_session(request)
+        return _SpendingSession(await self.model.open_session(request), self)
+
+
+class _SpendingSession:
+    """A session whose tokens count: against the budget at once, in the step's usage when it is closed."""
+
+    def __init__(self, inner: Session, owner: StepModel) -> None:
+        self._inner = inner
+        self._owner = owner
+        self._n_accepted = 0
+        self._started: float | None = time.perf_counter()
+        owner.spending.add_tokens(inner.prompt_tokens)
+
+    @property
+    def ends(self) -> frozenset[int]:
+        return self._inner.ends
+
+    @property
+    def prompt_tokens(self) -> int:
+        return self._inner.prompt_tokens
+
+    async def next_logprobs(self) -> np.ndarray:
+        return await self._inner.next_logprobs()
+
+    async def accept(self, token: int) -> str:
+        spending = self._owner.spending
+        spending.check_tokens()
+        text = await self._inner.accept(token)
+        self._n_accepted += 1
+        spending.add_tokens(1)
+        return text
+
+    async def close(self) -> None:
+        started, self._started = self._started, None
+        if started is not None:
+            usage = Usage(prompt_tokens=self._inner.prompt_tokens, completion_tokens=self._n_accepted)
+            self._owner._record(1, [False], [usage], started)
+        await self._inner.close()
 
 
 def validated(completion: Completion, schema: dict[str, Any]) -> Completion:

@@ -145,6 +145,16 @@ OnDelta = Callable[[Delta], None]
 class Session(Protocol):
     """One sequence under the caller's control, so that several members can decode in step outside the engine."""
 
+    @property
+    def ends(self) -> frozenset[int]:
+        """The tokens that end an answer; they have no text."""
+        ...
+
+    @property
+    def prompt_tokens(self) -> int:
+        """How many tokens the prompt took."""
+        ...
+
     async def next_logprobs(self) -> np.ndarray:
         """Return `(n_vocabulary,) float32` natural log-probabilities of the next token."""
         ...

@@ -106,6 +106,14 @@ class _CountedSession:
         self._inner = inner
         self._end: Callable[[], None] | None = end
 
+    @property
+    def ends(self) -> frozenset[int]:
+        return self._inner.ends
+
+    @property
+    def prompt_tokens(self) -> int:
+        return self._inner.prompt_tokens
+
     async def next_logprobs(self) -> np.ndarray:
         return await self._inner.next_logprobs()
 

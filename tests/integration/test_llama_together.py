@@ -166,8 +166,11 @@ async def test_a_session_steps_through_what_generate_writes(model: LlamaModel) -
         logprobs = await session.next_logprobs()
         assert np.exp(logprobs).sum() == pytest.approx(1, abs=1e-3)
         assert logprobs.dtype == np.float32
+        assert int(logprobs.argmax()) not in session.ends
         text += await session.accept(int(logprobs.argmax()))
     assert text == completion.text
+    assert session.ends
+    assert session.prompt_tokens == completion.usage.prompt_tokens
     await session.close()
     await session.close()
     with pytest.raises(ModelError, match="the session is closed"):

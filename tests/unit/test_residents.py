@@ -17,6 +17,9 @@ REQUEST = GenerateRequest(messages=(Message(role="user", content="x"),))
 class OpenSession:
     """A session that does nothing."""
 
+    ends = frozenset({2})
+    prompt_tokens = 1
+
     async def next_logprobs(self) -> Any:
         return None
 

@@ -20,9 +20,11 @@ if TYPE_CHECKING:
 class LlamaSession:
     """One sequence in the engine, stepped by the caller; it ends with the engine that holds it."""
 
-    def __init__(self, engine: EngineProcess, number: int) -> None:
+    def __init__(self, engine: EngineProcess, opened: dict[str, Any]) -> None:
         self._engine = engine
-        self._number = number
+        self._number: int = opened["session"]
+        self.ends: frozenset[int] = frozenset(opened["ends"])
+        self.prompt_tokens: int = opened["prompt_tokens"]
         self._closed = False
 
     async def next_logprobs(self) -> np.ndarray:

@@ -193,7 +193,7 @@ class LlamaModel(Model):
             raise CapabilityError(f"{self.name} opens sessions only without members and schema")
         engine = await self._running_engine()
         opened = await engine.call({"op": "open", "request": self._wire(request)})
-        return LlamaSession(engine, opened.message["result"]["session"])
+        return LlamaSession(engine, opened.message["result"])
 
     async def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         """Return the token ids of the prompt that these messages make."""

@@ -139,8 +139,9 @@ class Engine:
         request = GenerateRequest.model_validate(message["request"])
         if len(self._sessions) >= self._max_sessions:
             raise BusyError(f"{self._path}: {self._max_sessions} sessions are open already; close one first")
+        prompt = self._prompt(request.messages)
         job = SessionJob(
-            self._prompt(request.messages),
+            prompt,
             adapters=adapters_key(request.adapters),
             model=self._path,
             context_tokens=self._context_tokens,
@@ -148,7 +149,9 @@ class Engine:
         number = message["id"]
         self._sessions[number] = job
         self._scheduler.add(job.start())
-        job.request_row(lambda row: self._answer(number, row, {"session": number}))
+        ends = sorted(self._model.vocabulary.ends)
+        opened = {"session": number, "ends": ends, "prompt_tokens": len(prompt)}
+        job.request_row(lambda row: self._answer(number, row, opened))
 
     def _do_row(self, message: dict[str, Any]) -> None:
         number = message["id"]
