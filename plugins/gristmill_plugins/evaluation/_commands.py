@@ -1,0 +1,102 @@
+"""The commands `batch`, `eval`, `compare`, `optimize`, `ladder` and `runs`.
+
+They read options and print; the work is in the modules they call, imported when a command runs, so that
+`gristmill --help` imports typer alone. With `--json`, standard output holds one JSON document and nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gristmill.commands import JsonOption, ModelOption, PluginOption, RecipeArgument, SetOption, plural
+
+if TYPE_CHECKING:
+    from gristmill import Kernel
+
+CONCURRENCY = 40
+
+DataArgument = Annotated[Path, typer.Argument(metavar="DATA", help="Rows: .jsonl, .csv, .tsv or .parquet.")]
+MapOption = Annotated[
+    list[str] | None,
+    typer.Option("--map", metavar="INPUT=COLUMN", help="Which column an input takes; by default that of its name."),
+]
+InputOption = Annotated[
+    list[str] | None,
+    typer.Option("--input", "-i", metavar="NAME=VALUE", help="An input that is the same for every row."),
+]
+ConcurrencyOption = Annotated[int, typer.Option(min=1, max=10_000, help="Rows under way together.")]
+AttemptsOption = Annotated[int, typer.Option(min=1, max=100, help="How often a row that fails is run in all.")]
+NoCacheOption = Annotated[bool, typer.Option("--no-cache", help="Neither read nor write the prompt cache.")]
+LimitOption = Annotated[int | None, typer.Option(min=1, help="Only the first so many rows.")]
+
+batch_app = typer.Typer(rich_markup_mode=None)
+
+
+def _app() -> typer.Typer:
+    return typer.Typer(rich_markup_mode=None)
+
+
+def _kernel(plugins: list[str] | None, *, cache: bool) -> Kernel:
+    from gristmill import Kernel
+
+    return Kernel(plugin_files=plugins or (), cache=cache)
+
+
+@batch_app.command()
+def batch(
+    recipe: RecipeArgument,
+    data: DataArgument,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="OUT.jsonl", help="Where the records go.")],
+    map_: MapOption = None,
+    inputs: InputOption = None,
+    id_column: Annotated[
+        str | None, typer.Option("--id", metavar="COLUMN", help="The column of the records' `id`; by default `id`.")
+    ] = None,
+    in_order: Annotated[bool, typer.Option("--in-order", help="Write the records in the order of the rows.")] = False,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Run the rows again that failed in an earlier run of this command.")
+    ] = False,
+    limit: LimitOption = None,
+    concurrency: ConcurrencyOption = CONCURRENCY,
+    attempts: AttemptsOption = 2,
+    model: ModelOption = None,
+    set_: SetOption = None,
+    plugin: PluginOption = None,
+    no_cache: NoCacheOption = False,
+    as_json: JsonOption = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
+) -> None:
+    """Run a recipe on every row of a file; the same command goes on where it was stopped."""
+    from gristmill.commands import read_inputs, read_overrides
+    from gristmill_plugins.evaluation._batch import BatchOptions, run_batch
+    from gristmill_plugins.evaluation._inputs import parse_pairs
+    from gristmill_plugins.evaluation._progress import Progress
+    from gristmill_plugins.evaluation._runner import Effort
+
+    with _kernel(plugin, cache=not no_cache) as kernel:
+        overrides = read_overrides(kernel, recipe, model, set_)
+        loaded = kernel.recipe(recipe, overrides=overrides)
+        options = BatchOptions(
+            columns=parse_pairs("--map", map_),
+            constants=read_inputs(loaded, inputs or ()),
+            overrides=overrides,
+            effort=Effort(concurrency=concurrency, attempts=attempts),
+            id_column=id_column,
+            in_order=in_order,
+            retry_failed=retry_failed,
+            limit=limit,
+        )
+        with Progress("rows", quiet=quiet or as_json) as progress:
+            done = run_batch(loaded, data, out, options, progress.update)
+    if as_json:
+        record = {"out": str(out), "rows": done.n_rows, "before": done.n_before, "failed": done.n_failed}
+        typer.echo(json.dumps(record))
+    else:
+        before = f", {done.n_before:,} of them before" if done.n_before else ""
+        print(f"{out}: {plural(done.n_rows, 'row')}{before}; {done.n_failed:,} failed", file=sys.stderr)
+    raise typer.Exit(1 if done.n_failed else 0)
