@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gristmill import Sampling
@@ -116,6 +116,21 @@ def test_log_softmax_sums_to_one_and_most_likely_sorts() -> None:
     assert np.exp(log_softmax(LOGITS * 3)).sum() == pytest.approx(1)
     assert most_likely(LOGITS[::-1], 2).tolist() == [4, 3]
     assert most_likely(LOGITS, 99).tolist() == [0, 1, 2, 3, 4]
+
+
+@settings(deadline=None)
+@given(
+    size=st.integers(1, 700), levels=st.integers(1, 40), masked=st.floats(0, 1), count=st.integers(1, 40),
+    seed=st.integers(0, 2**32),
+)  # fmt: skip
+def test_the_most_likely_are_those_of_a_full_sort(size: int, levels: int, masked: float, count: int, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    row = random.integers(0, levels, size).astype(np.float32)
+    row[random.random(size) < masked] = -np.inf
+    wanted = np.argsort(-row, kind="stable")[:count]
+    found = most_likely(row, count)
+    assert [i for i in found.tolist() if row[i] > -np.inf] == [i for i in wanted.tolist() if row[i] > -np.inf]
+    assert len(found) <= count
 
 
 def test_a_large_vocabulary_is_drawn_from_as_a_small_one() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from gristmill_plugins.llama._branch import Adapters, Branch, adapters_key
 from gristmill_plugins.llama._lookup import PromptLookup
-from gristmill_plugins.llama._scheduler import Scheduler
+from gristmill_plugins.llama._scheduler import STEPS_BY_TURNS, Scheduler
 
 N_VOCAB = 16
 
@@ -217,16 +218,26 @@ def test_a_scale_of_nothing_is_no_adapter() -> None:
     assert adapters_key({"b": 1.0, "a": 2.0}) == adapters_key({"a": 2.0, "b": 1.0})
 
 
-def test_groups_of_adapters_take_turns() -> None:
+def test_groups_of_adapters_take_turns_of_a_few_steps() -> None:
     backend = FakeBackend()
     scheduler = make(backend)
-    jobs = [Greedy([i, 1], 4, adapters=adapters_key({"x": float(i % 2)})) for i in range(4)]
+    jobs = [Greedy([i, 1], 12, adapters=adapters_key({"x": float(i % 2)})) for i in range(4)]
     for job in jobs:
         scheduler.add(job.start())
     run(scheduler)
-    assert all(job.answers == [expected(job.prompt, 4)] for job in jobs)
-    assert len(backend.seen_adapters) == 8
-    assert all(left != right for left, right in zip(backend.seen_adapters, backend.seen_adapters[1:], strict=False))
+    assert all(job.answers == [expected(job.prompt, 12)] for job in jobs)
+    turns = [len(list(steps)) for _, steps in itertools.groupby(backend.seen_adapters)]
+    assert turns == [STEPS_BY_TURNS] * (2 * 12 // STEPS_BY_TURNS)
+
+
+def test_a_group_without_work_does_not_keep_its_turn() -> None:
+    backend = FakeBackend()
+    scheduler = make(backend)
+    short, long = (Greedy([i, 1], n, adapters=adapters_key({"x": float(i)})) for i, n in ((1, 1), (2, 6)))
+    for job in (short, long):
+        scheduler.add(job.start())
+    run(scheduler)
+    assert backend.seen_adapters == [short.adapters, *[long.adapters] * 6]
 
 
 def test_a_long_prompt_does_not_stop_those_that_stream() -> None:

@@ -32,6 +32,8 @@ MIN_SHARED = 8
 MIN_SHELVED = 256
 """Prefixes shorter than this many tokens are not kept on disk: reading them again takes under a second."""
 DECODED, NO_ROOM = 0, 1
+STEPS_BY_TURNS = 4
+"""Steps in a row for one set of adapters while others wait: after each change llama.cpp builds its graph anew."""
 SCRATCH = 0
 """The sequence of tokens whose results nobody wants."""
 
@@ -79,6 +81,7 @@ class Scheduler:
         self._kept: OrderedDict[int, _Kept] = OrderedDict()
         self._free = list(range(backend.n_seq_max - 1, 0, -1))
         self._set: Adapters | None = None
+        self._n_since_set = 0
         self._paused = False
         """After a preemption nothing is admitted until a branch closes, or the two would take turns for ever."""
         self.counters = Counters()
@@ -266,7 +269,8 @@ class Scheduler:
             self._add_company(batch)
         if self._set != adapters:
             self._backend.set_adapters(adapters)
-            self._set = adapters
+            self._set, self._n_since_set = adapters, 0
+        self._n_since_set += 1
         return batch
 
     def _guess(self, branch: Branch, room: int) -> list[int]:
@@ -286,9 +290,11 @@ class Scheduler:
         batch.wants.append(True)
 
     def _next_adapters(self, ready: Sequence[Branch]) -> Adapters:
-        """Return the adapters whose turn it is: each group in the order in which its oldest branch came."""
+        """Return the adapters whose turn it is: a few steps for each, in the order in which its oldest branch came."""
         groups = list(dict.fromkeys(branch.adapters for branch in ready))
         if self._set in groups and len(groups) > 1:
+            if self._n_since_set < STEPS_BY_TURNS:
+                return self._set
             return groups[(groups.index(self._set) + 1) % len(groups)]
         return groups[0]
 
