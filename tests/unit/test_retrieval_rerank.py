@@ -1,0 +1,116 @@
+"""Reranking orders what it is given, loses nothing and invents nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gristmill import Kernel, Model, Passage, ScoreRequest, Scores, model_provider
+from gristmill.testing import FakeModel
+from gristmill_plugins.retrieval._answer_functions import AnswerFunctions
+from gristmill_plugins.retrieval._rerank import ranking_in, unit
+
+FOUND = [
+    {"text": "It grinds rye.", "source": "a", "score": 3.0},
+    {"text": "The mill stands on the Lea.", "source": "b", "score": 2.0, "metadata": {"id": "b1"}},
+    {"text": "Nothing here.", "source": "c", "score": 1.0},
+]
+
+
+class Judge(FakeModel):
+    """Likes passages that name the Lea, and Yes the more the better it likes; an empty passage is neither."""
+
+    async def score(self, request: ScoreRequest) -> Scores:
+        self.requests.append(request)
+        liked = "Lea" in request.messages[-1].content
+        if "Yes" in request.choices:
+            return Scores(logprobs=(-0.1, -3.0) if liked else (-1.0, -1.0))
+        return Scores(logprobs=tuple(-5.0 if liked else -20.0 for _ in request.choices))
+
+
+class Judges:
+    """Makes the judge."""
+
+    def __init__(self) -> None:
+        self.made = Judge("3 > 1, 7 > 3")
+
+    @model_provider
+    def judge(self) -> Model:
+        """The judge."""
+        return self.made
+
+
+Run = Callable[..., list[Passage]]
+
+
+@pytest.fixture
+def judges() -> Judges:
+    return Judges()
+
+
+@pytest.fixture
+def run(judges: Judges, tmp_path: Path) -> Iterator[Run]:
+    with Kernel(plugins={"retrieval": AnswerFunctions(), "judge": judges}, cache=False) as kernel:
+        kernel.registry._scanned = True  # these plugins and no installed ones
+
+        def run(more: str, found: Sequence[Any] = FOUND) -> list[Passage]:
+            path = tmp_path / "r.yaml"
+            path.write_text(
+                "version: 1\nmodels: {main: {use: judge}}\ninputs: {found: {type: list}}\nsteps:\n  x:\n"
+                "    use: retrieval.rerank\n"
+                f"    with: {{question: Where is the mill?, passages: '${{inputs.found}}', {more}}}\n"
+            )
+            output: list[Passage] = kernel.recipe(path).run(found=list(found)).output
+            return output
+
+        yield run
+
+
+@pytest.mark.parametrize("method", ["likelihood", "relevance"])
+def test_the_passage_that_the_model_prefers_comes_first(run: Run, method: str) -> None:
+    ranked = run(f"method: {method}, weight: 1")
+    assert [passage.source for passage in ranked] == ["b", "a", "c"]
+    assert [passage.score for passage in ranked] == [1.0, 0.0, 0.0]
+    assert ranked[0].metadata == {"id": "b1", "search_score": 2.0}
+
+
+def test_the_weight_mixes_the_models_scores_with_the_searchs(run: Run) -> None:
+    assert [passage.source for passage in run("weight: 0")] == ["a", "b", "c"]
+    mixed = run("weight: 0.5")
+    assert [passage.source for passage in mixed] == ["b", "a", "c"]
+    assert [passage.score for passage in mixed] == [0.75, 0.5, 0.0]
+    assert [passage.source for passage in run("weight: 0.5, top_k: 1")] == ["b"]
+
+
+def test_likelihood_is_of_the_question_after_each_passage(run: Run, judges: Judges) -> None:
+    run("method: likelihood")
+    assert [request.choices for request in judges.made.requests if isinstance(request, ScoreRequest)] == [
+        ("Where is the mill?",)
+    ] * 3
+    assert [request.messages[-1].content for request in judges.made.requests] == [one["text"] for one in FOUND]
+
+
+def test_listwise_takes_the_order_that_is_written_and_keeps_the_rest(run: Run) -> None:
+    ranked = run("method: listwise, weight: 1")
+    assert [passage.source for passage in ranked] == ["c", "a", "b"]
+    assert ranked[0].score == 1.0
+
+
+def test_no_passages_are_no_error_and_no_question_to_a_model(run: Run, judges: Judges) -> None:
+    assert run("method: relevance", found=[]) == []
+    assert judges.made.requests == []
+
+
+@given(st.text(), st.integers(0, 12))
+def test_any_answer_gives_a_permutation(text: str, n_passages: int) -> None:
+    assert sorted(ranking_in(text, n_passages)) == list(range(1, n_passages + 1))
+
+
+def test_scores_are_brought_to_0_and_1() -> None:
+    assert unit([3, 1, 2]) == [1.0, 0.0, 0.5]
+    assert unit([2, 2]) == [0.0, 0.0]
