@@ -1,0 +1,186 @@
+"""What a metric looks at: one row's answer beside what was expected.
+
+It reads answers out of a run's output by fixed rules or by the paths that a user gives, and scores nothing. Invariant:
+a row that failed is a sample too, without an answer, so that no figure is better for what is missing from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from gristmill import UsageError, Value, suggest
+from gristmill_plugins.evaluation._plain import jsonable
+from gristmill_plugins.evaluation._rows import value_at
+
+if TYPE_CHECKING:
+    from gristmill import RunResult
+
+ANSWER_FIELDS = ("answer", "text", "winner", "label", "output")
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One row, answered. `answer` is None where the row failed; `expected` holds every answer that counts as right."""
+
+    row: Mapping[str, Any]
+    answer: str | None
+    expected: tuple[str, ...] = ()
+    confidence: float | None = None
+    probabilities: Mapping[str, float] | None = None
+    passages: Sequence[Mapping[str, Any]] | None = None
+    relevant: frozenset[str] | None = None
+    group: str | None = None
+    pair: str | None = None
+    perturbed: bool = False
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Which columns of the data hold what the metrics need."""
+
+    expect: str | None = None
+    relevant: str | None = None
+    group: str | None = None
+    pair: str | None = None
+    perturbed: str | None = None
+
+    def of(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the parts of a Sample that come from its row."""
+        found: dict[str, Any] = {"row": row}
+        if self.expect is not None:
+            found["expected"] = expected_texts(column_value(row, self.expect))
+        if self.relevant is not None:
+            ids = column_value(row, self.relevant)
+            found["relevant"] = frozenset(map(str, ids if isinstance(ids, list | tuple) else [ids]))
+        for name, column in (("group", self.group), ("pair", self.pair)):
+            if column is not None:
+                found[name] = str(column_value(row, column))
+        if self.perturbed is not None:
+            found["perturbed"] = bool(column_value(row, self.perturbed))
+        return found
+
+
+def column_value(row: Mapping[str, Any], column: str) -> Any:
+    """Return a column's value; `choices[answer_index]` is the item of one column that another one names.
+
+    Raises:
+        UsageError: the row has no such column.
+    """
+    name, bracket, index = column.partition("[")
+    try:
+        value = value_at(row, name)
+        return value[int(value_at(row, index.rstrip("]")))] if bracket else value
+    except KeyError as error:
+        raise UsageError(f"a row has no column {error.args[0]!r}", hint=suggest(str(error.args[0]), row)) from None
+    except (TypeError, ValueError, IndexError):
+        raise UsageError(f"{column!r}: the row {jsonable(row)!r:.120} holds no such item") from None
+
+
+def expected_texts(value: Any) -> tuple[str, ...]:
+    """Return every text that counts as right: one, any of a list, or for a boolean yes/true and no/false."""
+    if isinstance(value, bool):
+        return ("yes", "true") if value else ("no", "false")
+    if isinstance(value, list | tuple):
+        return tuple(text for item in value for text in expected_texts(item))
+    return () if value is None else (str(value),)
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Where in a run's output the answer and what goes with it stand; None is the rule of `read`.
+
+    A path is a field of the output (`sentiment`, `best.text`), or begins with `steps.`: `steps.search` is the value of
+    the step `search`.
+    """
+
+    answer: str | None = None
+    confidence: str | None = None
+    probabilities: str | None = None
+    passages: str | None = None
+    seen: dict[str, Any] = field(default_factory=dict, compare=False)
+
+    def read(self, result: RunResult) -> dict[str, Any]:
+        """Return the parts of a Sample that come from a run.
+
+        Raises:
+            UsageError: a path leads nowhere, or the output is a mapping in which no field is plainly the answer.
+        """
+        output = result.output
+        answer = self._at(result, self.answer) if self.answer else _answer(output)
+        probabilities = self._at(result, self.probabilities) if self.probabilities else _field(output, "probabilities")
+        confidence = self._at(result, self.confidence) if self.confidence else _field(output, "confidence")
+        found: dict[str, Any] = {"answer": _text(answer)}
+        if isinstance(probabilities, Mapping):
+            found["probabilities"] = {str(key): float(value) for key, value in probabilities.items()}
+            confidence = max(found["probabilities"].values(), default=None) if confidence is None else confidence
+        if isinstance(confidence, int | float):
+            found["confidence"] = float(confidence)
+        passages = self._at(result, self.passages) if self.passages else _field(output, "passages")
+        if isinstance(passages, list | tuple):
+            found["passages"] = tuple(_passage(passage) for passage in passages)
+        return found
+
+    def _at(self, result: RunResult, path: str) -> Any:
+        if path.startswith("steps."):
+            name, _, rest = path.removeprefix("steps.").partition(".")
+            if name not in result.steps:
+                raise UsageError(f"{path!r}: the recipe has no step {name!r}", hint=suggest(name, result.steps))
+            value = result.steps[name].value
+        else:
+            value, rest = result.output, path.removeprefix("output.")
+        for part in rest.split(".") if rest else ():
+            inner = _field(value, part)
+            if inner is None and not _has(value, part):
+                raise UsageError(f"{path!r}: there is no {part!r} in {jsonable(value)!r:.100}",
+                                 hint=suggest(part, _names(value)))  # fmt: skip
+            value = inner
+        return value
+
+
+def _answer(output: Any) -> Any:
+    if not isinstance(output, Mapping):
+        return output
+    named = [name for name in ANSWER_FIELDS if name in output]
+    if named:
+        return output[named[0]]
+    if len(output) == 1:
+        return next(iter(output.values()))
+    fields = ", ".join(map(repr, output))
+    raise UsageError(f"the recipe's output has the fields {fields}: which is the answer?", hint="say --answer FIELD")
+
+
+def _field(value: Any, name: str) -> Any:
+    if isinstance(value, Mapping):
+        return value.get(name)
+    return getattr(value, name, None) if isinstance(value, Value) and name in type(value).model_fields else None
+
+
+def _has(value: Any, name: str) -> bool:
+    return name in _names(value)
+
+
+def _names(value: Any) -> list[str]:
+    if isinstance(value, Mapping):
+        return list(map(str, value))
+    return list(type(value).model_fields) if isinstance(value, Value) else []
+
+
+def _text(answer: Any) -> str:
+    text = answer.as_text() if isinstance(answer, Value) else answer
+    if isinstance(text, str):
+        return text
+    if isinstance(text, bool):
+        return "yes" if text else "no"
+    if text is None or isinstance(text, int | float):
+        return "" if text is None else f"{text:g}" if isinstance(text, float) else str(text)
+    import json
+
+    return json.dumps(jsonable(text), ensure_ascii=False)
+
+
+def _passage(passage: Any) -> Mapping[str, Any]:
+    plain = jsonable(passage)
+    return plain if isinstance(plain, dict) else {"text": str(plain)}
