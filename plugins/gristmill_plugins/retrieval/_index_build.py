@@ -1,0 +1,207 @@
+"""One indexing run: what changed is read, split, embedded and staged, and then all of it is published at once.
+
+Files are told apart by content; size and time only say where to look. Invariants: until `publish`, every search sees
+the old generation; a file's chunks are embedded only where no chunk with the same words and the same embedder was
+embedded before; whatever ends the run, the next one goes on from the last batch that was staged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from gristmill import FunctionError
+from gristmill_plugins.retrieval._chunks import Chunk, Chunker
+from gristmill_plugins.retrieval._index_progress import Progress
+from gristmill_plugins.retrieval._index_walk import Found, Source
+from gristmill_plugins.retrieval._readers import Part, read_file
+from gristmill_plugins.retrieval._store import FileRow, IndexFile, StagedChunk, Stand
+
+if TYPE_CHECKING:
+    import numpy as np
+
+FORMAT = 1
+"""Raised when the same file and options give other chunks, so that all are made anew."""
+BATCH = 512
+"""Chunks that are embedded and staged together: what a kill can cost."""
+_STAMP_TELLS_NS = 2 * 10**9
+"""A file that changed this recently may change again within the tick of its clock."""
+_MOST_CONTEXT = 300
+OnError = Literal["skip", "stop"]
+Embed = Callable[[Sequence[str]], Awaitable["np.ndarray"]]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All that decides what an index is made of, beside the files."""
+
+    embed: Embed
+    chunker: Chunker
+    readers: Mapping[str, Any]
+    """Ending to LlamaIndex reader, for those that are read by a registered one."""
+    on_error: OnError
+    stand: Stand
+    """The embedder and the options of the new generation; its numbers are set when it is published."""
+
+
+@dataclass(slots=True)
+class Tally:
+    """What a run did."""
+
+    n_embedded: int = 0
+    n_reused: int = 0
+    """Chunks whose vectors were there, of files that were read."""
+    n_removed: int = 0
+    """Files that were in the index and are gone."""
+    generation: int = 0
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+
+
+class Build:
+    """One run over the files that were found."""
+
+    def __init__(self, index: IndexFile, plan: Plan, found: Found, note: Callable[[str], None]) -> None:
+        self.index = index
+        self.plan = plan
+        self.found = found
+        self.tally = Tally(skipped=list(found.skipped))
+        self._note = note
+        self._settings = json.dumps([FORMAT, plan.stand.fingerprint, plan.stand.options], sort_keys=True)
+        self._batch: list[StagedChunk] = []
+        self._complete: list[int] = []
+
+    def changed(self, before: Stand, rows: Mapping[str, FileRow], *, again: bool) -> list[Source]:
+        """Return the files that may differ from the generation's; with `again` also those that could not be read."""
+        if not self._made_alike(before):
+            return self.found.sources
+        return [source for source in self.found.sources if not _same(rows.get(source.path), source, again)]
+
+    async def run(self, before: Stand, rows: Mapping[str, FileRow], changed: Sequence[Source]) -> Stand:
+        """Bring the index up to date, and return where it stands.
+
+        Raises:
+            FunctionError: a file cannot be read and `on_error` is "stop"; nothing was published.
+        """
+        wanted = {source.path for source in changed}
+        files = {s.path: rows[s.path] for s in self.found.sources if s.path not in wanted}
+        self.tally.n_removed = len(rows.keys() - {source.path for source in self.found.sources})
+        progress = Progress(self._note, len(changed), sum(source.size_bytes for source in changed))
+        for source in changed:
+            files[source.path] = await self._file(source, progress)
+            progress.file_done(source.size_bytes)
+        await self._flush()
+        if self._is_published(before, rows, files):
+            await asyncio.to_thread(self.index.touch, {p: row for p, row in files.items() if row != rows[p]})
+            return before
+        progress.publishing()
+        return await asyncio.to_thread(self.index.publish, files, self.plan.stand)
+
+    def _is_published(self, before: Stand, rows: Mapping[str, FileRow], files: Mapping[str, FileRow]) -> bool:
+        """Tell whether the published generation holds just these versions, made in this way."""
+        versions = {path: row.version for path, row in files.items()}
+        return self._made_alike(before) and versions == {path: row.version for path, row in rows.items()}
+
+    def _made_alike(self, before: Stand) -> bool:
+        stand = self.plan.stand
+        return bool(before.generation) and (before.fingerprint, before.options) == (stand.fingerprint, stand.options)
+
+    async def _file(self, source: Source, progress: Progress) -> FileRow:
+        """Return the row of a file, its chunks staged or in the batch."""
+        modified_ns = source.modified_ns if time.time_ns() - source.modified_ns > _STAMP_TELLS_NS else -1
+        try:
+            digest = await asyncio.to_thread(self._digest, source.file)
+            version = await asyncio.to_thread(self.index.find_version, source.path, digest)
+            if version is None:
+                parts = await asyncio.to_thread(read_file, source.file, self.plan.readers)
+                version = await asyncio.to_thread(self.index.begin_version, source.path, digest)
+                await self._stage_parts(version, parts, source, progress)
+            return FileRow(version, source.size_bytes, modified_ns)
+        except (FunctionError, OSError) as error:
+            told = error.message if isinstance(error, FunctionError) else f"it cannot be read: {error.strerror}"
+            if self.plan.on_error == "stop":
+                raise FunctionError(f"{source.path}: {told}", hint="mend it, or on_error: skip") from error
+            self.tally.skipped.append((source.path, told))
+            self._note(f"skipped {source.path}: {told}")
+            version = await asyncio.to_thread(self.index.begin_version, source.path, "", told)
+            return FileRow(version, source.size_bytes, modified_ns, told)
+
+    def _digest(self, file: Path) -> str:
+        with file.open("rb") as opened:
+            content = hashlib.file_digest(opened, "sha256").hexdigest()
+        return hashlib.sha256(f"{content} {self._settings}".encode()).hexdigest()
+
+    async def _stage_parts(self, version: int, parts: Sequence[Part], source: Source, progress: Progress) -> None:
+        chunks = await asyncio.to_thread(lambda: list(self._chunks(version, parts)))
+        for start in range(0, len(chunks), BATCH):
+            part = chunks[start : start + BATCH]
+            self._batch += part
+            if len(self._batch) >= BATCH:
+                await self._flush()
+            progress.chunks_done(len(part), source.size_bytes * len(part) // len(chunks))
+        self._complete.append(version)
+
+    def _chunks(self, version: int, parts: Sequence[Part]) -> Iterator[StagedChunk]:
+        place, number, base = 0, -1, 0
+        for i, part in enumerate(parts):
+            if i and part.continues:
+                base += len(parts[i - 1].text) + 1
+            else:
+                number, base = number + 1, 0
+            for chunk in self.plan.chunker.chunks(part):
+                yield self._staged(version, place, number, base, part, chunk)
+                place += 1
+
+    def _staged(self, version: int, place: int, number: int, base: int, part: Part, chunk: Chunk) -> StagedChunk:
+        metadata = dict(part.metadata)
+        if (line := part.line_at(chunk.start)) is not None:
+            metadata |= {"line": line, "end_line": part.line_at(chunk.end - 1)}
+        if heading := part.heading_at(chunk.start):
+            metadata["heading"] = heading
+        context = _context(metadata, chunk.text)
+        digest = hashlib.sha256("\0".join((str(self.plan.stand.fingerprint), context, chunk.text)).encode())
+        return StagedChunk(version, place, number, base + chunk.start, digest.hexdigest()[:32], context, chunk.text,
+                           json.dumps(metadata, ensure_ascii=False))  # fmt: skip
+
+    async def _flush(self) -> None:
+        """Embed what is new in the batch and stage all of it."""
+        import numpy as np
+
+        if not self._batch and not self._complete:
+            return
+        by_digest = {chunk.digest: chunk for chunk in self._batch}
+        vectors = await asyncio.to_thread(self.index.vectors_of, list(by_digest))
+        missing = [chunk for digest, chunk in by_digest.items() if digest not in vectors]
+        if missing:
+            rows = await self.plan.embed([embedded_text(chunk.context, chunk.text) for chunk in missing])
+            vectors |= zip((chunk.digest for chunk in missing), np.asarray(rows, np.float32), strict=True)
+        self.tally.n_embedded += len(missing)
+        self.tally.n_reused += len(self._batch) - len(missing)
+        stacked = np.stack([vectors[chunk.digest] for chunk in self._batch]) if self._batch else np.empty((0, 0))
+        await asyncio.to_thread(self.index.stage, self._batch, stacked, self._complete)
+        self._batch, self._complete = [], []
+
+
+def embedded_text(context: str, text: str) -> str:
+    """Return what is embedded, and matched by words, for a chunk."""
+    return f"{context}\n{text}" if context else text
+
+
+def _same(row: FileRow | None, source: Source, again: bool) -> bool:
+    if row is None or (again and row.problem is not None):
+        return False
+    return (row.size_bytes, row.modified_ns) == (source.size_bytes, source.modified_ns)
+
+
+def _context(metadata: Mapping[str, Any], text: str) -> str:
+    """Return the title and the headings above a chunk, as far as it does not say them itself."""
+    first_line = text.split("\n", 1)[0]
+    title, heading = metadata.get("title"), str(metadata.get("heading", ""))
+    above = heading.split(" > ") if heading else []
+    names = [title, *above] if isinstance(title, str) else above
+    return " > ".join(name for name in dict.fromkeys(names) if name and name not in first_line)[:_MOST_CONTEXT]

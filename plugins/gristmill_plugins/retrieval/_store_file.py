@@ -1,0 +1,235 @@
+"""The file of an index: its tables, how it is made and opened, who may write it, and what its errors mean.
+
+It reads and writes no passage (`_store` does). Invariants: a file appears whole, with all its tables, or not at all;
+one process at a time holds the right to write, and loses it when it dies; every error of SQLite leaves here as a
+StoreError that says what to do.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from gristmill import StoreError
+
+INDEX_NAME = "index.sqlite3"
+LOCK_NAME = "lock.sqlite3"
+APPLICATION_ID = 0x67726D69
+"""Marks the file as ours ("grmi")."""
+VERSION = 1
+BUSY_S = 30.0
+
+# synchronous NORMAL: with the write-ahead log a commit survives the death of the process; a power cut may lose the
+#   last one but never tears it. trusted_schema OFF: the schema of a hostile file can call harmless functions only.
+#   mmap_size 0: a mapped file that is cut short during a read kills the process.
+_PRAGMAS = ("trusted_schema = OFF", "mmap_size = 0", "synchronous = NORMAL", "cache_size = -16000")
+
+_SCHEMA = """
+CREATE TABLE facts (
+    key TEXT PRIMARY KEY,               -- the generation, the embedder, ...
+    value TEXT NOT NULL                 -- JSON
+) WITHOUT ROWID;
+CREATE TABLE versions (                 -- one state of one file, read and split in one way
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    path TEXT NOT NULL,
+    digest TEXT NOT NULL,               -- of the file's bytes and of all that decides what is made of them
+    complete INTEGER NOT NULL DEFAULT 0,
+    problem TEXT                        -- why the file could not be read; it has no chunks then
+);
+CREATE INDEX versions_of ON versions (path, digest);
+CREATE TABLE files (                    -- the generation: which state of which file is found
+    path TEXT PRIMARY KEY,
+    version INTEGER NOT NULL REFERENCES versions (number),
+    size_bytes INTEGER NOT NULL,
+    modified_ns INTEGER NOT NULL        -- -1 where the time stamp could hide a later change
+) WITHOUT ROWID;
+CREATE UNIQUE INDEX files_by_version ON files (version);
+CREATE TABLE chunks (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,  -- never used again; those above the watermark are not published
+    version INTEGER NOT NULL REFERENCES versions (number),
+    place INTEGER NOT NULL,             -- order within the file
+    part INTEGER NOT NULL,              -- chunks of one part are neighbours
+    start INTEGER NOT NULL,             -- character offset within the part
+    digest TEXT NOT NULL,               -- of what was embedded, and by what
+    context TEXT NOT NULL,              -- title and headings: embedded and matched, not shown
+    text TEXT NOT NULL,
+    metadata TEXT NOT NULL              -- JSON
+);
+CREATE INDEX chunks_of ON chunks (version, place);
+CREATE INDEX chunks_by_digest ON chunks (digest);
+CREATE TABLE vectors (                  -- blocks of rows: one by one they load three times as slowly
+    first INTEGER PRIMARY KEY,
+    numbers BLOB NOT NULL,              -- int64, rising
+    rows BLOB NOT NULL                  -- float32, L2-normalised
+);
+CREATE VIRTUAL TABLE words USING fts5(text, content='', tokenize='porter unicode61 remove_diacritics 2')
+"""
+
+
+def open_index(folder: Path, *, make: bool) -> sqlite3.Connection | None:
+    """Open the index in a folder; None where there is none and none is made.
+
+    The caller who makes one holds the right to write.
+
+    Raises:
+        StoreError: it cannot be opened, or is another program's or version's.
+    """
+    path = folder / INDEX_NAME
+    with explained(path):
+        if not path.exists():
+            if not make:
+                return None
+            _make(path)
+        connection = _connect(path)
+        try:
+            _check(connection, path)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+
+def _make(path: Path) -> None:
+    """Make the file beside its place and move it there, so that nobody opens half of one."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    new = path.with_suffix(".new")
+    for leftover in (new, Path(f"{new}-wal"), Path(f"{new}-shm")):
+        leftover.unlink(missing_ok=True)
+    new.touch(mode=0o600)
+    connection = _connect(new)
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+        for statement in _SCHEMA.split(";\n"):
+            if statement.strip():
+                connection.execute(statement)
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID:d}")
+        connection.execute(f"PRAGMA user_version = {VERSION:d}")
+    finally:
+        connection.close()  # writes the log into the file
+    os.replace(new, path)
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=BUSY_S, isolation_level=None, check_same_thread=False
+    )
+    try:
+        for pragma in _PRAGMAS:
+            connection.execute(f"PRAGMA {pragma}")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _check(connection: sqlite3.Connection, path: Path) -> None:
+    mark = int(connection.execute("PRAGMA application_id").fetchone()[0])
+    version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+    if mark != APPLICATION_ID:
+        raise StoreError(f"{path} is no index of gristmill's", store=str(path), cause="damaged",
+                         hint="move it away, and it is made anew")  # fmt: skip
+    if version != VERSION:
+        raise StoreError(f"{path} has version {version}, this gristmill reads version {VERSION}", store=str(path),
+                         cause="version", hint="upgrade gristmill, or move it away and it is made anew")  # fmt: skip
+
+
+@contextmanager
+def writing(connection: sqlite3.Connection) -> Iterator[None]:
+    """Write all of the block, or none of it."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        with suppress(sqlite3.Error):
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+        raise
+
+
+@contextmanager
+def reading(connection: sqlite3.Connection) -> Iterator[None]:
+    """Read one state of the file."""
+    connection.execute("BEGIN")
+    try:
+        yield
+    finally:
+        with suppress(sqlite3.Error):
+            connection.execute("ROLLBACK")  # nothing was written: this ends the reading
+
+
+class WriterLock:
+    """The right to write an index; it ends with the process, however that ends.
+
+    It is an exclusive lock on a second file, since the index itself must stay readable meanwhile.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / LOCK_NAME
+        self._connection: sqlite3.Connection | None = None
+
+    def acquire(self) -> bool:
+        """Take it if nobody has it, and tell whether that went well.
+
+        Raises:
+            StoreError: the folder cannot be written.
+        """
+        with explained(self._path):
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            connection = sqlite3.connect(self._path, timeout=0, isolation_level=None, check_same_thread=False)
+            if _locked(connection):
+                self._connection = connection
+                return True
+            connection.close()
+            return False
+
+    def release(self) -> None:
+        """Give it back; idempotent."""
+        if self._connection is not None:
+            connection, self._connection = self._connection, None
+            connection.close()
+
+
+def _locked(connection: sqlite3.Connection) -> bool:
+    try:
+        connection.execute("BEGIN EXCLUSIVE")
+    except sqlite3.Error as error:
+        if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            connection.close()
+            raise
+        return False
+    return True
+
+
+_AGAIN = "move it away, and it is made anew"
+_CAUSES = {
+    sqlite3.SQLITE_FULL: ("full", "the disk is full", "make room, then try again"),
+    sqlite3.SQLITE_READONLY: ("read_only", "it cannot be written", "make it writable"),
+    sqlite3.SQLITE_PERM: ("read_only", "it cannot be written", "make it writable"),
+    sqlite3.SQLITE_BUSY: ("locked", f"another process held it for {BUSY_S:.0f} s", "try again"),
+    sqlite3.SQLITE_LOCKED: ("locked", f"another process held it for {BUSY_S:.0f} s", "try again"),
+    sqlite3.SQLITE_CORRUPT: ("damaged", "the file is damaged", _AGAIN),
+    sqlite3.SQLITE_NOTADB: ("damaged", "the file is no database", _AGAIN),
+}
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turn errors of SQLite and of the file system into a StoreError.
+
+    Raises:
+        StoreError: its `cause` says which.
+    """
+    try:
+        yield
+    except sqlite3.Error as error:
+        code = int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
+        cause, what, hint = _CAUSES.get(code, ("io", str(error), "look at its folder and its disk"))
+        raise StoreError(f"the index at {path}: {what}", store=str(path), cause=cause, hint=hint) from error
+    except OSError as error:
+        cause = {28: "full", 122: "full", 13: "read_only", 1: "read_only", 30: "read_only"}.get(error.errno or 0, "io")
+        hint = "make room, then try again" if cause == "full" else "set XDG_DATA_HOME to a folder that can be written"
+        raise StoreError(f"the index at {path}: {error.strerror}", store=str(path), cause=cause, hint=hint) from error
