@@ -75,6 +75,7 @@ if TYPE_CHECKING:
     from gristmill._plugins import ModelFile as ModelFile
     from gristmill._plugins import ModelRef as ModelRef
     from gristmill._plugins import RecipeRef as RecipeRef
+    from gristmill._plugins import StoreRef as StoreRef
     from gristmill._plugins import ToolList as ToolList
     from gristmill._plugins import function as function
     from gristmill._plugins import model_provider as model_provider
@@ -100,8 +101,8 @@ _HOMES = {
     "_memory": "Memory SqliteStore",
     "_models": "Capability CollectionInfo CollectionName Combine Delta Embedder GenerateRequest Hit Member Model "
     "OnDelta Sampling ScoreRequest Scores Session StoreQuery StoredRecord VectorStore",
-    "_plugins": "AdapterRef CollectionRef DoctorLine EmbedderRef FunctionRef ModelFile ModelRef RecipeRef ToolList "
-    "function model_provider",
+    "_plugins": "AdapterRef CollectionRef DoctorLine EmbedderRef FunctionRef ModelFile ModelRef RecipeRef StoreRef "
+    "ToolList function model_provider",
     "_values": "Candidate Choice Completion Message Passage TokenLogprob Usage Value Vote",
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}

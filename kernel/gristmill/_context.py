@@ -118,6 +118,10 @@ class Context(Protocol):
         """The kernel's semantic memory; await its `aremember`, `arecall` and the rest."""
         ...
 
+    def memory_in(self, store: str) -> Memory:
+        """Return semantic memory in the store of that name in the recipe."""
+        ...
+
     def path(self, path: str | Path) -> Path:
         """Return an absolute path that the run may read: under the recipe's folder, or given as an input."""
         ...

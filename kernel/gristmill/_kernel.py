@@ -76,6 +76,7 @@ class Kernel:
         self.cache = self._make_cache(cache)
         self._memory_at = memory
         self._memory: Memory | None = None
+        self._memories: dict[int, Memory] = {}
         self._models: dict[str, Model] = {}
         self._residents = Residents(max_loaded=self.settings.max_loaded, idle_s=self.settings.idle_s)
         self._listeners: set[Listener] = set()
@@ -106,6 +107,15 @@ class Kernel:
 
                 self._memory = open_memory(self, self._memory_at)
             return self._memory
+
+    def _memory_of(self, declared: ModelDeclaration | None) -> Memory:
+        """Return semantic memory in a store that a recipe declares; equal declarations share one."""
+        if declared is None:
+            return self.memory
+        from gristmill._memory._open import open_memory
+
+        store: Any = self.model_of(declared)
+        return self._memories.setdefault(id(store), open_memory(self, store))
 
     @property
     def semantic_kernel(self) -> Any:
@@ -191,7 +201,7 @@ class Kernel:
         assert self._threads is not None
         models = model_of or self.model_of
         return Services(
-            self.registry, self.settings, self.cache, self._threads, models, self._sub_recipe, lambda: self.memory
+            self.registry, self.settings, self.cache, self._threads, models, self._sub_recipe, self._memory_of
         )
 
     def _start(self) -> asyncio.AbstractEventLoop:
@@ -271,8 +281,8 @@ class Kernel:
         closers = [model.close() for model in self._models.values() if isinstance(model, Model)]
         await asyncio.gather(*closers, return_exceptions=True)
         self._models.clear()
-        if self._memory is not None:
-            await self._memory.store.close()
+        memories = [*self._memories.values(), *([self._memory] if self._memory is not None else [])]
+        await asyncio.gather(*(memory.store.close() for memory in memories), return_exceptions=True)
 
 
 class RunnableRecipe:

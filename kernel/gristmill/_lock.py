@@ -32,7 +32,11 @@ def make_lock(recipe: Recipe, model_of: Callable[[ModelDeclaration], Model]) -> 
 def _pins(recipe: Recipe, model_of: Callable[[ModelDeclaration], Model], prefix: str) -> dict[str, str]:
     pins: dict[str, str] = {}
     for name, declared in recipe.models.items():
-        pins |= {f"{prefix}models.{name}.{role}": digest for role, digest in model_of(declared).pins().items()}
+        made = model_of(declared)
+        if declared.provider.makes == "store":
+            continue
+        roles = made.pins() if isinstance(made, Model) else {"embedder": made.fingerprint}
+        pins |= {f"{prefix}models.{name}.{role}": digest for role, digest in roles.items()}
     for name, step in recipe.steps.items():
         if isinstance(step.work, FunctionCall):
             pins[f"{prefix}steps.{name}.function"] = f"{step.work.function.name} version {step.work.function.version}"

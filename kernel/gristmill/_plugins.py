@@ -25,7 +25,7 @@ from gristmill._values import Value
 PLUGIN_API = 1
 """A plugin may declare `plugin_api = N`; another number than this is refused."""
 
-RefKind = Literal["model", "embedder", "recipe", "function", "collection", "adapter", "model_file", "tools"]
+RefKind = Literal["model", "embedder", "store", "recipe", "function", "collection", "adapter", "model_file", "tools"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,7 @@ class Ref:
 
 ModelRef = Annotated[str, Ref("model")]
 EmbedderRef = Annotated[str, Ref("embedder")]
+StoreRef = Annotated[str, Ref("store")]
 RecipeRef = Annotated[str, Ref("recipe")]
 FunctionRef = Annotated[str, Ref("function")]
 CollectionRef = Annotated[str, Ref("collection")]

@@ -56,7 +56,8 @@ class Services:
     threads: ThreadPoolExecutor
     model: Callable[[ModelDeclaration], Model]
     recipe: Callable[[str], Recipe]
-    memory: Callable[[], Memory]
+    memory: Callable[[ModelDeclaration | None], Memory]
+    """The kernel's own, or that in a store which a recipe declares."""
 
 
 @dataclass(slots=True)

@@ -18,9 +18,11 @@ from gristmill._errors import UsageError, suggest
 FILE_NAME = "gristmill.toml"
 _SECTIONS: Mapping[str, Mapping[str, type]] = {
     "cache": {"directory": str, "size_mb": int, "expire_days": float},
-    "memory": {"directory": str},
+    "memory": {"directory": str, "store": dict},
     "limits": {"steps_at_once": int, "runs_kept": int, "max_loaded": int, "idle_s": float},
 }
+
+_EXPECTED = {str: "it is a text", dict: "it is a table", int: "it is a int above 0", float: "it is a float above 0"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,8 @@ class Settings:
     data_directory: Path
     memory_path: Path | None = None
     """Where semantic memory lies, if not below the data folder."""
+    memory_store: Mapping[str, Any] | None = None
+    """`[memory.store]`: a declaration as under `models:`, of a store to use instead of the kernel's own."""
     cache_size_bytes: int = 2 * 1024**3
     cache_expire_s: float | None = None
     steps_at_once: int = 32
@@ -76,6 +80,7 @@ def load_settings(folder: Path | None = None) -> Settings:
         cache_directory=Path(cache.get("directory") or xdg_folder("XDG_CACHE_HOME", ".cache") / "prompts"),
         data_directory=xdg_folder("XDG_DATA_HOME", ".local/share"),
         memory_path=Path(merged["memory"]["directory"]) if merged.get("memory", {}).get("directory") else None,
+        memory_store=merged.get("memory", {}).get("store"),
         cache_size_bytes=cache.get("size_mb", 2048) * 1024**2,
         cache_expire_s=None if days is None else days * 86400.0,
         steps_at_once=limits.get("steps_at_once", 32),
@@ -114,6 +119,9 @@ def _read(path: Path) -> dict[str, Any]:
     for section in ("cache", "memory"):
         if isinstance(directory := table.get(section, {}).get("directory"), str):
             table[section]["directory"] = str(path.parent / Path(directory).expanduser())
+    store = table.get("memory", {}).get("store", {})
+    if isinstance(store.get("path"), str):  # a folder of the project's, like the others
+        store["path"] = str(path.parent / Path(store["path"]).expanduser())
     return table
 
 
@@ -125,5 +133,5 @@ def _check_section(path: Path, section: str, value: Any) -> None:
         if kind is None:
             raise UsageError(f"{path}: {section}.{key} means nothing", hint=suggest(key, _SECTIONS[section]))
         good = isinstance(entry, int | float if kind is float else kind) and not isinstance(entry, bool)
-        if not good or (kind is not str and entry <= 0):
-            raise UsageError(f"{path}: {section}.{key} cannot be {entry!r}", hint=f"it is a {kind.__name__} above 0")
+        if not good or (kind in (int, float) and entry <= 0):
+            raise UsageError(f"{path}: {section}.{key} cannot be {entry!r}", hint=_EXPECTED[kind])

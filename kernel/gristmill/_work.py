@@ -398,7 +398,14 @@ class StepContext:
 
     @property
     def memory(self) -> Memory:
-        return self._turn.owner.services.memory()
+        return self._turn.owner.services.memory(None)
+
+    def memory_in(self, store: str) -> Memory:
+        declared = self._turn.owner.recipe.models.get(store)
+        if declared is None or declared.provider.makes != "store":
+            hint = f"declare it under models: {{{store}: {{use: postgres, url: ...}}}}"
+            raise FunctionError(f"{store!r} is no store of this recipe", hint=hint)
+        return self._turn.owner.services.memory(declared)
 
     def path(self, path: str | Path) -> Path:
         return self._turn.owner.options.files.resolve(path)

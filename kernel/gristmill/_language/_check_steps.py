@@ -552,7 +552,7 @@ class _StepTyper:
 
     def _check_reference(self, parameter: Parameter, name: str, node: Node) -> None:
         registry = self.owner.registry
-        if parameter.ref in ("model", "embedder"):
+        if parameter.ref in ("model", "embedder", "store"):
             self._check_declared(name, node, parameter.ref)
         elif parameter.ref == "function":
             try:
@@ -569,14 +569,15 @@ class _StepTyper:
                 )
 
     def _check_declared(self, name: str, node: Node, kind: str) -> None:
-        makes = ("model",) if kind == "model" else ("model", "embedder")
+        makes = ("model", "embedder") if kind == "embedder" else (kind,)
         known = [model.name for model in self.recipe.models.values() if model.provider.makes in makes]
         root = self.owner.document.root
         declared = (
             isinstance(root, MapNode) and isinstance(models := root.get("models"), MapNode) and name in models.entries
         )
-        if name not in known and not declared:
-            hint = suggest(name, known) if known else "declare one: models: {main: {use: llama}}"
+        if name not in known and (not declared or name in self.recipe.models):
+            example = f"{name}: {{use: postgres, url: ...}}" if kind == "store" else "main: {use: llama}"
+            hint = suggest(name, known) if known else f"declare one: models: {{{example}}}"
             self.owner.report(node, f"{name!r} is no {kind} of this recipe", hint=hint, code="unknown-model")
 
     def _model_argument(self, function: FunctionSpec, arguments: dict[str, Data]) -> None:

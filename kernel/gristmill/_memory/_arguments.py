@@ -59,8 +59,8 @@ def _encodable(text: str, what: str) -> str:
 def checked_id(given: str | None, text: str) -> str:
     if given is None:
         return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:16]
-    if not isinstance(given, str) or not given.strip() or len(given) > MOST_NAME:
-        raise UsageError(f"an id is a text of 1 to {MOST_NAME} characters, this is {given!r}")
+    if not isinstance(given, str) or not given.strip() or len(given) > MOST_NAME or "\x00" in given:
+        raise UsageError(f"an id is a text of 1 to {MOST_NAME} characters without NUL, this is {given!r}")
     return _encodable(given, "an id")
 
 

@@ -24,10 +24,29 @@ DEFAULT_EMBEDDER = "wordllama"
 
 
 def open_memory(kernel: Kernel, at: VectorStore | str | Path | None) -> Memory:
-    """Return a kernel's memory: in the store or folder `at`, by default in the folder of the settings."""
+    """Return a kernel's memory: in the store or folder `at`, by default as the settings say.
+
+    Raises:
+        UsageError: the store of the settings is declared wrongly.
+        PluginError: there is no such store, or its library is missing.
+    """
+    if at is None and kernel.settings.memory_store is not None:
+        at = _declared(kernel, dict(kernel.settings.memory_store))
     if at is None or isinstance(at, str | Path):
         at = SqliteStore(at or kernel.settings.memory_directory)
     return Memory(at, embedder=lambda: kernel.embedder(DEFAULT_EMBEDDER), runner=kernel, cache=kernel.cache)
+
+
+def _declared(kernel: Kernel, table: dict[str, Any]) -> VectorStore:
+    """Return the store of `[memory.store]`, whose keys are those of a declaration under `models:`."""
+    use = table.pop("use", None)
+    if not isinstance(use, str):
+        raise UsageError("[memory.store] needs `use`", hint='such as use = "postgres"')
+    spec = kernel.registry.provider(use)
+    if spec.makes != "store":
+        raise UsageError(f"[memory.store]: {use!r} makes no store", hint=f"it makes a {spec.makes}")
+    store: VectorStore = spec.call(**accept_arguments(spec, table))
+    return store
 
 
 def accept_arguments(spec: ProviderSpec, given: Mapping[str, Any]) -> dict[str, Any]:

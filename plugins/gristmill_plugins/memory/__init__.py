@@ -10,11 +10,23 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from gristmill import CollectionRef, Context, Embedder, EmbedderRef, FunctionError, Passage, Value, function
+from gristmill import (
+    CollectionRef,
+    Context,
+    Embedder,
+    EmbedderRef,
+    FunctionError,
+    Memory,
+    Passage,
+    StoreRef,
+    Value,
+    function,
+)
 
 Namespace = Annotated[str, "Keeps users apart: one sees nothing of another's."]
 Collection = Annotated[CollectionRef, "Any name; it is made when it is first used."]
 EmbedderName = Annotated[EmbedderRef | None, "One declared under models:, instead of WordLlama."]
+StoreName = Annotated[StoreRef | None, "One declared under models:, instead of the kernel's own."]
 Filter = Annotated[
     dict[str, Any] | None, "Metadata that must hold: a value, a list, or {min: ..., max: ...} for each key."
 ]
@@ -43,9 +55,10 @@ class MemoryPlugin:
         expires_s: Annotated[float | None, "Seconds after which it is not found any more."] = None,
         namespace: Namespace = "default",
         embedder: EmbedderName = None,
+        store: StoreName = None,
     ) -> Remembered:
         """Keep texts in a collection."""
-        ids = await context.memory.aremember(
+        ids = await _memory(context, store).aremember(
             collection, text, metadata=metadata, id=id, expires_s=expires_s, namespace=namespace,
             embedder=_embedder(context, embedder),
         )  # fmt: skip
@@ -66,10 +79,11 @@ class MemoryPlugin:
         dense_weight: Share = 0.3,
         namespace: Namespace = "default",
         embedder: EmbedderName = None,
+        store: StoreName = None,
     ) -> list[Passage]:
         """Return the passages that match best, best first; `source` is the record's id."""
         chosen = None if mode == "lexical" else _embedder(context, embedder)
-        records = await context.memory.arecall(
+        records = await _memory(context, store).arecall(
             collection, query, top_k=top_k, mode=mode, where=where, mmr=mmr, min_score=min_score,
             dense_weight=dense_weight, namespace=namespace, embedder=chosen,
         )  # fmt: skip
@@ -84,12 +98,17 @@ class MemoryPlugin:
         ids: Annotated[list[str] | None, "The records to forget."] = None,
         all: Annotated[bool, "Forget the collection and everything in it."] = False,
         namespace: Namespace = "default",
+        store: StoreName = None,
     ) -> int:
         """Forget records, and return how many there were."""
         if (ids is None) != all:
             raise FunctionError("memory.forget takes `ids`, or `all: true` for everything in the collection")
-        return await context.memory.aforget(collection, ids, all=all, namespace=namespace)
+        return await _memory(context, store).aforget(collection, ids, all=all, namespace=namespace)
 
 
 def _embedder(context: Context, name: str | None) -> Embedder | None:
     return None if name is None else context.embedder(name)
+
+
+def _memory(context: Context, store: str | None) -> Memory:
+    return context.memory if store is None else context.memory_in(store)
