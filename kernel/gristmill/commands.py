@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "JsonOption", "ModelOption", "PluginOption", "RecipeArgument", "SetOption",
-    "plural", "print_table", "read_inputs", "read_overrides",
+    "plural", "print_table", "read_document", "read_inputs", "read_overrides",
 ]  # fmt: skip
 
 RecipeArgument = Annotated[str, typer.Argument(help="A recipe's name (`gristmill list`) or path.", show_default=False)]
@@ -48,6 +48,17 @@ def read_inputs(recipe: RunnableRecipe, pairs: Iterable[str], file: Path | None 
     from gristmill._cli._inputs import read_inputs as read
 
     return read(recipe.recipe, list(pairs), file)
+
+
+def read_document(path: Path) -> dict[str, Any]:
+    """Return a YAML or JSON file that holds a mapping, read as recipes are: YAML 1.2, mistakes with line and column.
+
+    Raises:
+        UsageError: it cannot be read, is no YAML, or no mapping.
+    """
+    from gristmill._cli._inputs import read_document as read
+
+    return read(path)
 
 
 def read_overrides(

@@ -163,3 +163,19 @@ def test_doctor_names_a_broken_plugin_and_how_to_mend_it() -> None:
     assert lines["plugin broken"].status == "bad"
     assert "parameter 'x' has no type" in lines["plugin broken"].detail
     assert lines["plugin text"].status == "ok"
+
+
+def test_a_commands_own_file_is_read_as_recipes_are(tmp_path: Path) -> None:
+    from gristmill.commands import read_document
+
+    path = tmp_path / "task.yaml"
+    path.write_text("a: no\nb: [1, 12:30]\n")
+    assert read_document(path) == {"a": "no", "b": [1, "12:30"]}
+    path.write_text("a: 1\na: 2\n")
+    with pytest.raises(UsageError, match=r"task.yaml:2:1: .*'a'"):
+        read_document(path)
+    path.write_text("- 1\n")
+    with pytest.raises(UsageError, match="holds no mapping"):
+        read_document(path)
+    with pytest.raises(UsageError, match="cannot be read"):
+        read_document(tmp_path / "none.yaml")

@@ -49,6 +49,21 @@ def _value(name: str, text: str, declared: Type) -> Any:
     return text if declared.kind == "string" else _parse(f"--input {name}", text)
 
 
+def read_document(path: Path) -> dict[str, Any]:
+    """Return a YAML or JSON file that holds a mapping, read as recipes are.
+
+    Raises:
+        UsageError: it cannot be read, is no YAML (with line and column), or no mapping.
+    """
+    try:
+        values = _parse(str(path), path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: it cannot be read: {error}") from error
+    if not isinstance(values, dict):
+        raise UsageError(f"{path} holds no mapping of keys to values")
+    return values
+
+
 def _from_file(path: Path) -> dict[str, Any]:
     try:
         values = _parse(str(path), path.read_text(encoding="utf-8"))

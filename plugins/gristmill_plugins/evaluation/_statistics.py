@@ -112,7 +112,7 @@ def mcnemar_exact(only_first: int, only_second: int) -> float:
         return 1.0
     fewer = min(only_first, only_second)
     tail = sum(math.comb(n, k) for k in range(fewer + 1))
-    return min(1.0, 2 * tail / 2**n)
+    return min(1.0, 2 * tail / (1 << n))
 
 
 def paired_permutation(differences: Sequence[float], *, seed: int = 0) -> float:
