@@ -42,6 +42,7 @@ from gristmill._work import bind_inputs
 if TYPE_CHECKING:
     from gristmill._memory import Memory
 
+LOOK_EVERY_S = 0.25
 STOP_WITHIN_S = 5.0
 """How long an interrupted `run` waits for its engines to let go before it returns."""
 
@@ -246,7 +247,7 @@ class Kernel:
             coroutine.close()
             raise
         try:
-            return future.result()
+            return _result(future)
         except BaseException:
             if not future.done():
                 future.cancel()
@@ -407,6 +408,18 @@ class RunnableRecipe:
                 writer.close()
             if record:
                 prune(runs, settings.runs_kept)
+
+
+def _result(future: Future[Any]) -> Any:
+    """Return a future's result, waking now and then: an interrupt that the system hands to another thread than the main
+    one is noted by Python, but ends no wait of the main thread.
+    """
+    while True:
+        try:
+            return future.result(LOOK_EVERY_S)
+        except TimeoutError:
+            if future.done():  # it ended just now, or its own error is a TimeoutError
+                return future.result()
 
 
 def _with_trace(result: RunResult, events: list[Event]) -> RunResult:
