@@ -50,6 +50,19 @@ async def test_declaring_a_model_starts_no_engine() -> None:
     assert declared.engine_pid is None
 
 
+async def test_a_model_answers_with_any_batch_size_cache_type_and_split() -> None:
+    made = LlamaPlugin().llama(
+        context_tokens=512, cache_tokens=512, batch_tokens=32, cache_type="q8_0", flash_attention="on", split=[1.0]
+    )
+    assert isinstance(made, LlamaModel)
+    try:
+        (answer,) = await made.generate(ask("Name a grain. " * 20, sampling=Sampling(max_tokens=4)))
+    finally:
+        await made.close()
+    assert answer.text
+    assert answer.usage.prompt_tokens > 2 * 32, "longer than a batch"
+
+
 async def test_loading_is_reported_from_nothing_to_all() -> None:
     loaded: list[float] = []
     fresh = LlamaPlugin().llama(context_tokens=256)

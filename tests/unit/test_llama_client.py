@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from gristmill import GenerateRequest, Message, ModelError
+from gristmill import GenerateRequest, Message, ModelError, UsageError
 from gristmill_plugins.llama import LlamaPlugin, _client, _machine
 from gristmill_plugins.llama._client import LlamaModel
 
@@ -92,10 +92,20 @@ def test_the_fingerprint_changes_with_all_that_changes_answers() -> None:
     plugin = LlamaPlugin()
     prints = {
         plugin.llama(**options).fingerprint
-        for options in ({}, {"context_tokens": 512}, {"gpu_layers": 3}, {"reproducible": True})
-    }
-    assert len(prints) == 4
+        for options in (
+            {}, {"context_tokens": 512}, {"gpu_layers": 3}, {"reproducible": True}, {"flash_attention": "on"},
+            {"cache_type": "q8_0"},
+        )
+    }  # fmt: skip
+    assert len(prints) == 6
     assert plugin.llama(threads=1).fingerprint == plugin.llama().fingerprint
+
+
+def test_a_cache_type_that_needs_flash_attention_is_refused_without_it() -> None:
+    with pytest.raises(UsageError, match="cache_type: q8_0 needs flash attention, which is off"):
+        LlamaPlugin().llama(cache_type="q8_0", flash_attention="off")
+    with pytest.raises(UsageError, match="which reproducible turns off"):
+        LlamaPlugin().llama(cache_type="q8_0", reproducible=True)
 
 
 def test_a_missing_file_is_an_error_with_its_name() -> None:
@@ -129,4 +139,6 @@ def test_the_size_of_a_cache_follows_from_the_header() -> None:
         "llama.embedding_length": 576,
     }
     assert _machine.cache_bytes(metadata, "llama", 8192) == 180 << 20
+    assert _machine.cache_bytes(metadata, "llama", 8192, "f32") == 360 << 20
+    assert _machine.cache_bytes(metadata, "llama", 8192, "q8_0") == (180 << 20) * 17 // 32
     assert _machine.cache_bytes({}, "llama", 8192) == 0

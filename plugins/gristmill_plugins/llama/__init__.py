@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from gristmill import DoctorLine, ModelFile, model_provider
+from gristmill import DoctorLine, ModelFile, UsageError, model_provider
 
 if TYPE_CHECKING:
     from gristmill import Model
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["LlamaPlugin"]
 
 AdapterSpec = str | dict[str, Any]
+Share = Annotated[float, Field(ge=0)]
 
 
 class LlamaPlugin:
@@ -42,7 +43,20 @@ class LlamaPlugin:
         gpu_layers: Annotated[
             int | Literal["auto"], Field(description="Layers on the GPU; auto: all where the build can")
         ] = "auto",
+        split: Annotated[
+            Sequence[Share] | None,
+            Field(max_length=16, description="Each GPU's share of the model, such as [3, 1]; default: by memory"),
+        ] = None,
+        flash_attention: Annotated[
+            Literal["auto", "on", "off"], Field(description="auto: where the backend has it; never if reproducible")
+        ] = "auto",
+        cache_type: Annotated[
+            Literal["f16", "f32", "q8_0"], Field(description="Of the key-value cache; q8_0 halves it, at some loss")
+        ] = "f16",
         threads: Annotated[int | None, Field(ge=1, le=512, description="Default: the physical cores")] = None,
+        batch_tokens: Annotated[
+            int | None, Field(ge=32, le=8192, description="Tokens read at once; `gristmill model tune` measures it")
+        ] = None,
         adapters: Annotated[
             Mapping[str, AdapterSpec] | None,
             Field(description="LoRA adapters on offer: {name: path} or {name: {path: ..., scale: ...}}"),
@@ -66,6 +80,9 @@ class LlamaPlugin:
         """A GGUF model run by llama.cpp on this machine."""
         from gristmill_plugins.llama._client import AdapterFile, LlamaModel, LlamaOptions
 
+        if cache_type == "q8_0" and (reproducible or flash_attention == "off"):
+            off = "reproducible turns off" if reproducible else "is off"
+            raise UsageError(f"cache_type: q8_0 needs flash attention, which {off}", hint="take cache_type: f16")
         offered = {name: AdapterFile(**_adapter_fields(spec)) for name, spec in (adapters or {}).items()}
         return LlamaModel(
             LlamaOptions(
@@ -74,7 +91,11 @@ class LlamaPlugin:
                 context_tokens=context_tokens,
                 cache_tokens=cache_tokens,
                 gpu_layers=gpu_layers,
+                split=tuple(split or ()),
+                flash_attention=flash_attention,
+                cache_type=cache_type,
                 threads=threads,
+                batch_tokens=batch_tokens,
                 adapters=offered,
                 max_running=max_running,
                 max_waiting=max_waiting,

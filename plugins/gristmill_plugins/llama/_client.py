@@ -65,7 +65,11 @@ class LlamaOptions:
     context_tokens: int | None = None
     cache_tokens: int | None = None
     gpu_layers: int | Literal["auto"] = "auto"
+    split: tuple[float, ...] = ()
+    flash_attention: Literal["auto", "on", "off"] = "auto"
+    cache_type: Literal["f16", "f32", "q8_0"] = "f16"
     threads: int | None = None
+    batch_tokens: int | None = None
     adapters: Mapping[str, AdapterFile] = field(default_factory=dict)
     max_running: int = 32
     max_waiting: int = 1024
@@ -125,6 +129,8 @@ class LlamaModel(Model):
             "date": date.today().isoformat() if "strftime_now" in template else None,
             "context_tokens": self.context_tokens,
             "gpu_layers": options.gpu_layers,
+            "flash_attention": options.flash_attention,
+            "cache_type": options.cache_type,
             "reproducible": options.reproducible,
             "scales": {name: adapter.scale for name, adapter in options.adapters.items()},
             **self.pins(),
@@ -302,7 +308,7 @@ class LlamaModel(Model):
         header = _gguf.check_model(self._path)
         for adapter in self._options.adapters.values():
             _gguf.check_adapter(Path(adapter.path), header)
-        needed = cache_bytes(header.metadata, header.architecture, self._cache_tokens)
+        needed = cache_bytes(header.metadata, header.architecture, self._cache_tokens, self._options.cache_type)
         if (free := free_bytes()) is not None and needed > free:
             raise ModelError(
                 f"{self.name} needs {needed / 1e9:.1f} GB for a cache of {self._cache_tokens} tokens, and "
@@ -322,6 +328,12 @@ class LlamaModel(Model):
         """How many sequences may guess ahead together; a guess is verified in a batch, with other rounding."""
         asked = "off" if self._options.reproducible else self._options.prompt_lookup
         return {"off": 0, "auto": MOST_GUESSING, "on": self._options.max_running}[asked]
+
+    @property
+    def _flash_attention(self) -> bool | None:
+        """Whether to use flash attention; None: llama.cpp decides."""
+        asked = "off" if self._options.reproducible else self._options.flash_attention
+        return {"auto": None, "on": True, "off": False}[asked]
 
     def _load_message(self, header: _gguf.GGUFHeader, attempt: _probe.Attempt) -> dict[str, Any]:
         options = self._options
@@ -347,7 +359,10 @@ class LlamaModel(Model):
                 "gpu_layers": None if options.gpu_layers == "auto" else options.gpu_layers,
                 "use_mmap": options.use_mmap,
                 "use_extra_bufts": attempt.use_extra_bufts,
-                "flash_attention": False if options.reproducible else None,
+                "n_batch": options.batch_tokens or 0,
+                "split": options.split,
+                "flash_attention": self._flash_attention,
+                "cache_type": options.cache_type,
             },
         }
 

@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-HALF_BYTES = 2
+BYTES_OF = {"f32": 4.0, "f16": 2.0, "q8_0": 34 / 32}
+"""Bytes of a number in the cache, by its type."""
 
 
 def default_threads() -> int:
@@ -69,8 +70,8 @@ def _container_free_bytes() -> int:
     return 1 << 62
 
 
-def cache_bytes(metadata: Mapping[str, Any], architecture: str, n_tokens: int) -> int:
-    """Estimate the size of a key-value cache in half precision; 0 where the file does not say enough."""
+def cache_bytes(metadata: Mapping[str, Any], architecture: str, n_tokens: int, cache_type: str = "f16") -> int:
+    """Estimate the size of a key-value cache; 0 where the file does not say enough."""
 
     def number(key: str) -> int:
         value = metadata.get(f"{architecture}.{key}", 0)
@@ -81,4 +82,4 @@ def cache_bytes(metadata: Mapping[str, Any], architecture: str, n_tokens: int) -
     n_kv_heads = number("attention.head_count_kv") or n_heads
     width = number("embedding_length") // n_heads
     per_head = (number("attention.key_length") or width) + (number("attention.value_length") or width)
-    return number("block_count") * n_kv_heads * per_head * HALF_BYTES * n_tokens
+    return number("block_count") * n_kv_heads * per_head * int(32 * BYTES_OF[cache_type]) * n_tokens // 32

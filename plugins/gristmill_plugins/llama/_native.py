@@ -69,14 +69,19 @@ class LoadParams:
     use_mmap: bool = True
     use_extra_bufts: bool = True
     flash_attention: bool | None = None
+    """None: llama.cpp decides."""
     cache_type: str = "f16"
+    split: Sequence[float] = ()
+    """Each GPU's share of the model; empty: by their free memory."""
 
     def settled(self) -> LoadParams:
         """Return the same with every default filled in from what this build can do."""
         can_offload = bool(C.llama_supports_gpu_offload())
         layers = (-1 if can_offload else 0) if self.gpu_layers is None else self.gpu_layers
         on_gpu = can_offload and layers != 0
-        return replace(self, gpu_layers=layers, n_batch=self.n_batch or (2048 if on_gpu else 256))
+        # Each sequence may want a row of a batch: with a smaller batch llama.cpp ends the process.
+        n_batch = max(self.n_batch or (2048 if on_gpu else 256), self.n_seq_max)
+        return replace(self, gpu_layers=layers, n_batch=n_batch)
 
 
 class Vocabulary:
@@ -173,6 +178,9 @@ class NativeModel:
         native.load_mode = C.LLAMA_LOAD_MODE_MMAP if params.use_mmap else C.LLAMA_LOAD_MODE_NONE
         native.use_extra_bufts = params.use_extra_bufts
         native.progress_callback = self._progress
+        if params.split:
+            self._split = (ctypes.c_float * C.llama_max_devices())(*params.split)
+            native.tensor_split = ctypes.cast(self._split, ctypes.POINTER(ctypes.c_float))
         self.pointer = C.llama_model_load_from_file(params.path.encode(), native)
         if not bool(self.pointer):
             raise ModelError(f"llama.cpp cannot load {params.path!r}", model=params.path, cause="load")
