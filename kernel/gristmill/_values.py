@@ -20,7 +20,8 @@ class Value(BaseModel):
 
     def as_text(self) -> str | None:
         """Return what stands for this value in a prompt, or None if only its JSON can."""
-        return None if self.text_field is None else str(getattr(self, self.text_field))
+        value = None if self.text_field is None else getattr(self, self.text_field)
+        return None if value is None else str(value)
 
 
 class Usage(Value):
@@ -71,6 +72,17 @@ class TokenLogprob(Value):
     top: dict[str, float] = {}
 
 
+class ToolCall(Value):
+    """A call that a model asks for; whoever offered the tool makes it, or does not."""
+
+    id: str
+    """What the call's result is given back under."""
+    name: str
+    arguments: dict[str, Any] = {}
+    wrong: str | None = None
+    """What the model wrote instead of arguments, if it is no JSON object."""
+
+
 class Completion(Value):
     """What a model wrote for one sample."""
 
@@ -82,6 +94,8 @@ class Completion(Value):
     usage: Usage = Usage()
     value: Any = None
     """The parsed JSON, when the step has a `schema`."""
+    tool_calls: tuple[ToolCall, ...] = ()
+    """What the model wants called before it goes on, when the request offered tools."""
     logprobs: tuple[TokenLogprob, ...] | None = None
     cached: bool = False
 
@@ -110,6 +124,9 @@ class Candidate(Value):
     """The member that gave it; weights bind to this name, never to an order."""
     probabilities: dict[str, float] | None = None
     logprob: float | None = None
+    """Natural logarithm of the probability of the whole text."""
+    n_tokens: int | None = None
+    """How many tokens `logprob` is the sum of."""
 
 
 class Vote(Value):
@@ -118,13 +135,35 @@ class Vote(Value):
     text_field = "winner"
 
     winner: str | None
+    """None: nobody voted, or the votes were tied and a tie was to decide nothing."""
+    value: Any = None
+    """The winner as what it was read as: a number, JSON, or the text itself."""
     tally: dict[str, float]
+    """Answer to its votes, as the rule counts them, most first."""
     agreement: float = Field(ge=0, le=1)
     """The winner's share of all votes cast."""
     entropy: float = 0.0
-    """Shannon entropy of the tally, in bits."""
+    """Shannon entropy of the votes cast, in bits."""
     confidence: float = 0.0
+    """From 0 to 1, how sure it is that this would also win among endlessly many such votes."""
     votes: dict[str, str] = {}
+    """Member to the answer it voted for."""
+    weights: dict[str, float] = {}
+    """Member to what its vote counted."""
+    abstained: tuple[str, ...] = ()
+    """Members whose text holds no answer of the kind that was asked for."""
+    tied: tuple[str, ...] = ()
+    """The answers that shared the first place before the tie was broken; empty where one won outright."""
+    rounds: tuple[dict[str, float], ...] = ()
+    """The count of each round, for rules that have several."""
+    n_asked: int = 0
+    """How many answers were drawn for this vote."""
+    n_saved: int = 0
+    """How many more were allowed, and not needed."""
+    usage: dict[str, Usage] = {}
+    """Member to what it cost, where the vote asked it."""
+    advice: str | None = None
+    """Set when the numbers say that voting may do harm here."""
 
 
 class Passage(Value):
