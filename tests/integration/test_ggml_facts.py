@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -62,21 +61,17 @@ def test_architectures_are_names_in_the_library() -> None:
     assert [name for name in sorted(_ggml.ARCHITECTURES) if f"{name}\0".encode() not in content] == []
 
 
-def test_the_bundled_model_is_checked_in_well_under_a_second_and_once(
+def test_the_bundled_model_is_checked_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     path = resolve(BUNDLED)
-    start = time.perf_counter()
     header = _gguf.check_model(path)
-    first = time.perf_counter() - start
-    start = time.perf_counter()
+    for reader in ("hash_file", "weight_problems"):
+        monkeypatch.setattr(_gguf, reader, None)  # the second time, calling either would fail
     _gguf.check_model(path)
     assert digest(path)
-    again = time.perf_counter() - start
     assert (header.architecture, header.context_length, len(header.tokens)) == ("llama", 8192, 49_152)
-    assert first < 3  # 0.3 s when measured alone
-    assert again < first / 3
 
 
 def test_the_check_needs_no_native_code() -> None:

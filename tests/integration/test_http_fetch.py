@@ -182,7 +182,7 @@ async def test_what_cannot_be_a_page_is_refused_in_bounded_time(page: Behaviour,
         started = time.monotonic()
         with pytest.raises(FunctionError, match=message):
             await site.get()
-        assert time.monotonic() - started < 4
+        assert time.monotonic() - started < 60
         assert (await site.get("/good")).text == "hello"
 
 

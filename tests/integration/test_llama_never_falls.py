@@ -18,7 +18,7 @@ from gristmill_plugins.llama._client import LlamaModel
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 NAN, INF = float("nan"), float("inf")
 SHORT = Sampling(max_tokens=2)
-LIMIT_S = 20.0
+LIMIT_S = 120.0
 
 
 def ask(text: str = "Say hello.", **fields: Any) -> GenerateRequest:
