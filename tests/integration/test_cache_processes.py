@@ -99,7 +99,7 @@ def test_processes_that_begin_a_cache_together_all_keep_their_entries(tmp_path: 
         directory = tmp_path / str(attempt)
         together = str(time.time() + 0.4)
         workers = [start(code, str(directory), str(worker), together) for worker in range(6)]
-        assert [worker.communicate(timeout=30)[0].strip() for worker in workers] == ["True"] * 6
+        assert [worker.communicate(timeout=120)[0].strip() for worker in workers] == ["True"] * 6
         with PromptCache(directory) as cache:
             assert cache.get_many([str(worker) for worker in range(6)]) == [str(worker) for worker in range(6)]
             assert cache.verify().ok

@@ -416,7 +416,7 @@ async def test_one_failed_sample_stops_the_others() -> None:
         request = ask(sampling=Sampling(temperature=1), sample_indices=(0, 1))
         with pytest.raises(ModelError, match="no more"):
             await model.generate(request)
-        await asyncio.wait_for(server.dropped.wait(), 1)
+        await asyncio.wait_for(server.dropped.wait(), 60)
 
 
 async def test_connections_are_kept_and_requests_under_way_are_limited() -> None:

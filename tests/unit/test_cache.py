@@ -1006,7 +1006,7 @@ def test_clear_says_when_it_cannot(cache: PromptCache, monkeypatch: pytest.Monke
 
 def gather(*tasks: Any) -> list[Any]:
     async def run() -> list[Any]:
-        return await asyncio.wait_for(asyncio.gather(*(task() for task in tasks), return_exceptions=True), 10)
+        return await asyncio.wait_for(asyncio.gather(*(task() for task in tasks), return_exceptions=True), 60)
 
     return asyncio.run(run())
 
@@ -1053,7 +1053,7 @@ def test_when_the_computing_task_is_cancelled_one_of_the_others_takes_over(cache
         tasks = [asyncio.create_task(cache.get_or_compute(KEY, compute)) for _ in range(4)]
         await asyncio.sleep(0.001)
         tasks[0].cancel()
-        return await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 10)
+        return await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 60)
 
     first, *others = asyncio.run(run())
     assert isinstance(first, asyncio.CancelledError)
@@ -1069,7 +1069,7 @@ def test_a_task_that_waits_can_be_cancelled_without_disturbing_the_computation(c
         tasks = [asyncio.create_task(cache.get_or_compute(KEY, compute)) for _ in range(3)]
         await asyncio.sleep(0.001)
         tasks[1].cancel()
-        return await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 10)
+        return await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 60)
 
     first, second, third = asyncio.run(run())
     assert isinstance(second, asyncio.CancelledError)

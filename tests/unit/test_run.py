@@ -70,7 +70,7 @@ class Clock:
         self.calls.append(name)
         if len(self.calls) == 2:
             self.meeting.set()
-        await asyncio.wait_for(self.meeting.wait(), 5)
+        await asyncio.wait_for(self.meeting.wait(), 60)
         return name
 
     @function
@@ -396,7 +396,7 @@ class TestThreeFaces:
             while clock.running:
                 await asyncio.sleep(0.005)
 
-        asyncio.run(asyncio.wait_for(cancel(), 10))
+        asyncio.run(asyncio.wait_for(cancel(), 60))
         assert recipe("steps: {b: {use: clock.wait, with: {name: b}}}").run().output == "b"
 
     def test_leaving_a_stream_early_stops_the_run(self, recipe: Maker, clock: Clock) -> None:
@@ -414,7 +414,7 @@ class TestThreeFaces:
             while clock.running:
                 await asyncio.sleep(0.005)
 
-        asyncio.run(asyncio.wait_for(leave(), 10))
+        asyncio.run(asyncio.wait_for(leave(), 60))
 
     def test_a_stream_of_a_failing_run_ends_with_its_error(self, recipe: Maker) -> None:
         ready = recipe("steps: {a: {use: clock.fail_first, with: {name: a, times: 9}}}")
