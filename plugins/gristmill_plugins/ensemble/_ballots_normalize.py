@@ -20,7 +20,7 @@ Normalize = Literal["text", "number", "letter", "json"]
 MOST_JSON_STARTS = 20_000
 """How far into a text JSON may begin."""
 MOST_DIGITS = 400
-"""A number with more digits or a larger exponent is no answer: making a fraction of 1e999999999 would take for ever."""
+"""A number with more digits, or an exponent beyond a thousand, is no answer: 1e999999999 has a billion digits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ def _text(text: str) -> Answer | None:
 _DIGITS = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)"
 _NUMBER = re.compile(
     rf"(?P<sign>(?<![\w.)])[-−+])?(?:[$€£]\s?(?P<sign2>-)?)?(?P<whole>{_DIGITS})?(?P<part>\.\d+)?"
-    rf"(?:[eE](?P<power>[-+]?\d{{1,4}})\b)?(?:\s?/\s?(?P<under>{_DIGITS}))?"
+    rf"(?:[eE](?P<power>[-+]?\d+)\b)?(?:\s?/\s?(?P<under>{_DIGITS}))?"
 )
 _MARKED = re.compile(r"####|\\boxed\{|\b(?:final answer|answer is|answer:|result is)", re.IGNORECASE)
 
@@ -94,9 +94,10 @@ def _numbers(text: str) -> list[Fraction]:
     found = []
     for match in _NUMBER.finditer(text):
         whole, part, under = (match[name] or "" for name in ("whole", "part", "under"))
-        power = int(match["power"] or 0)
-        if not (whole or part) or max(len(whole), len(part), len(under), abs(power)) > MOST_DIGITS:
+        exponent = match["power"] or "0"
+        if not (whole or part) or max(map(len, (whole, part, under))) > MOST_DIGITS or len(exponent) > 4:
             continue
+        power = int(exponent)
         value = Fraction(f"{whole.replace(',', '') or '0'}{part}") * Fraction(10) ** power
         if under and int(under.replace(",", "")):
             value /= int(under.replace(",", ""))
