@@ -11,13 +11,14 @@ import asyncio
 import hashlib
 import json
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from gristmill import FunctionError
-from gristmill_plugins.retrieval._chunks import Chunk, Chunker
+from gristmill_plugins.retrieval._chunks import Chunker
+from gristmill_plugins.retrieval._index_chunks import Splitting, embedded_text
 from gristmill_plugins.retrieval._index_progress import Progress
 from gristmill_plugins.retrieval._index_walk import Found, Source
 from gristmill_plugins.retrieval._readers import Part, read_file
@@ -32,7 +33,6 @@ BATCH = 512
 """Chunks that are embedded and staged together: what a kill can cost."""
 _STAMP_TELLS_NS = 2 * 10**9
 """A file that changed this recently may change again within the tick of its clock."""
-_MOST_CONTEXT = 300
 OnError = Literal["skip", "stop"]
 Embed = Callable[[Sequence[str]], Awaitable["np.ndarray"]]
 
@@ -137,36 +137,13 @@ class Build:
         return hashlib.sha256(f"{content} {self._settings}".encode()).hexdigest()
 
     async def _stage_parts(self, version: int, parts: Sequence[Part], source: Source, progress: Progress) -> None:
-        chunks = await asyncio.to_thread(lambda: list(self._chunks(version, parts)))
-        for start in range(0, len(chunks), BATCH):
-            part = chunks[start : start + BATCH]
-            self._batch += part
+        splitting = Splitting(version, parts, self.plan.chunker, str(self.plan.stand.fingerprint))
+        while some := await asyncio.to_thread(splitting.take, BATCH - len(self._batch)):
+            self._batch += some
             if len(self._batch) >= BATCH:
                 await self._flush()
-            progress.chunks_done(len(part), source.size_bytes * len(part) // len(chunks))
+            progress.chunks_done(len(some), int(source.size_bytes * splitting.share))
         self._complete.append(version)
-
-    def _chunks(self, version: int, parts: Sequence[Part]) -> Iterator[StagedChunk]:
-        place, number, base = 0, -1, 0
-        for i, part in enumerate(parts):
-            if i and part.continues:
-                base += len(parts[i - 1].text) + 1
-            else:
-                number, base = number + 1, 0
-            for chunk in self.plan.chunker.chunks(part):
-                yield self._staged(version, place, number, base, part, chunk)
-                place += 1
-
-    def _staged(self, version: int, place: int, number: int, base: int, part: Part, chunk: Chunk) -> StagedChunk:
-        metadata = dict(part.metadata)
-        if (line := part.line_at(chunk.start)) is not None:
-            metadata |= {"line": line, "end_line": part.line_at(chunk.end - 1)}
-        if heading := part.heading_at(chunk.start):
-            metadata["heading"] = heading
-        context = _context(metadata, chunk.text)
-        digest = hashlib.sha256("\0".join((str(self.plan.stand.fingerprint), context, chunk.text)).encode())
-        return StagedChunk(version, place, number, base + chunk.start, digest.hexdigest()[:32], context, chunk.text,
-                           json.dumps(metadata, ensure_ascii=False))  # fmt: skip
 
     async def _flush(self) -> None:
         """Embed what is new in the batch and stage all of it."""
@@ -187,21 +164,7 @@ class Build:
         self._batch, self._complete = [], []
 
 
-def embedded_text(context: str, text: str) -> str:
-    """Return what is embedded, and matched by words, for a chunk."""
-    return f"{context}\n{text}" if context else text
-
-
 def _same(row: FileRow | None, source: Source, again: bool) -> bool:
     if row is None or (again and row.problem is not None):
         return False
     return (row.size_bytes, row.modified_ns) == (source.size_bytes, source.modified_ns)
-
-
-def _context(metadata: Mapping[str, Any], text: str) -> str:
-    """Return the title and the headings above a chunk, as far as it does not say them itself."""
-    first_line = text.split("\n", 1)[0]
-    title, heading = metadata.get("title"), str(metadata.get("heading", ""))
-    above = heading.split(" > ") if heading else []
-    names = [title, *above] if isinstance(title, str) else above
-    return " > ".join(name for name in dict.fromkeys(names) if name and name not in first_line)[:_MOST_CONTEXT]

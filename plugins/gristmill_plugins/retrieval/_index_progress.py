@@ -27,9 +27,9 @@ class Progress:
         self._began = self._told = clock()
 
     def chunks_done(self, n: int, n_bytes: int) -> None:
-        """Count chunks that are ready, and the bytes of the file that they stand for."""
+        """Count `n` more chunks; `n_bytes` of the present file are done."""
         self._chunks += n
-        self._bytes_within += n_bytes
+        self._bytes_within = n_bytes
         self._tell()
 
     def file_done(self, n_bytes: int) -> None:
