@@ -8,7 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from gristmill import Candidate, Completion, Context, Kernel, ModelRef, RunError, Vote, function
+from gristmill import (
+    Candidate,
+    Choice,
+    Completion,
+    Context,
+    Kernel,
+    ModelRef,
+    RunError,
+    TokenLogprob,
+    Usage,
+    Value,
+    Vote,
+    function,
+)
 from gristmill._language._check import RESERVED
 from gristmill._language._types import STRING, CoercionError, coerce, fit, list_of, type_of
 from gristmill.testing import FakePlugin
@@ -210,6 +223,25 @@ class TestRule14Coercions:
     def test_results_and_texts_become_candidates(self, value: Any) -> None:
         assert coerce([value, None], self.CANDIDATES)[0].text == "a"
         assert len(coerce([value, None], self.CANDIDATES)) == 1
+
+    def test_a_candidate_keeps_what_is_known_of_the_answer(self) -> None:
+        logprobs = (TokenLogprob(token="a", logprob=-0.5), TokenLogprob(token="b", logprob=-1.0))
+        choice = Choice(text="a", index=0, probabilities={"a": 0.75, "b": 0.25})
+        written, chosen, plain = coerce([Completion(text="ab", logprobs=logprobs), choice, "c"], self.CANDIDATES)
+        assert (written.logprob, written.n_tokens) == (-1.5, 2)
+        assert chosen.probabilities == choice.probabilities
+        assert (plain.logprob, plain.probabilities) == (None, None)
+
+    def test_every_value_with_a_text_is_a_candidate(self) -> None:
+        class Judged(Value):
+            """What a plugin might return."""
+
+            text_field = "text"
+            text: str
+
+        assert fit(type_of(Judged), type_of(Candidate)) is None
+        assert coerce(Judged(text="a"), type_of(Candidate)).text == "a"
+        assert fit(type_of(Usage), type_of(Candidate)) is not None
 
     def test_what_is_no_candidate_is_refused_with_the_field(self) -> None:
         with pytest.raises(CoercionError, match="a Candidate is wanted: text: Field required"):

@@ -6,8 +6,8 @@ runs. It does not parse recipes or expressions. Invariant: `fit(type_of_value, t
 
 Coercions between results, beyond equal types:
     integer -> number; integer and number never from text; a value that has a text (Completion, Choice, Passage,
-    Vote, Candidate) -> string; string, Completion, Choice, Passage -> Candidate; text -> path; a mapping -> the
-    model with those fields; a model -> one it is derived from; nulls are dropped where a list of Candidates is wanted.
+    Vote, Candidate) -> string; string, and a value that has a text -> Candidate; text -> path; a mapping -> the model
+    with those fields; a model -> one it is derived from; nulls are dropped where a list of Candidates is wanted.
 """
 
 from __future__ import annotations
@@ -258,7 +258,6 @@ def type_of_value(value: Any) -> Type:
 
 
 _TO_CANDIDATE = ("string", "path")
-_CANDIDATE_SOURCES = ("Candidate", "Completion", "Choice", "Passage", "Vote")
 
 
 def fit(source: Type, target: Type) -> str | None:
@@ -320,7 +319,7 @@ def _map_fits(source: Type, target: Type) -> bool:
 
 
 def _record_fits(source: Type, target: Type) -> bool:
-    if target.name == "Candidate" and (source.kind in _TO_CANDIDATE or source.name in _CANDIDATE_SOURCES):
+    if target.name == "Candidate" and (source.kind in _TO_CANDIDATE or source.has_text):
         return True
     if source.kind == "map":
         return not source.name
@@ -458,9 +457,13 @@ def _to_candidate(value: Any) -> Any:
     text = value if isinstance(value, str) else _text_of(value)
     if text is None:
         return _NO_FIT
-    probabilities = value.probabilities if isinstance(value, Choice) else None
+    logprobs = value.logprobs if isinstance(value, Completion) else None
     return Candidate(
-        text=text, probabilities=probabilities, source=value.source if isinstance(value, Passage) else None
+        text=text,
+        probabilities=getattr(value, "probabilities", None),
+        source=value.source if isinstance(value, Passage) else None,
+        logprob=None if logprobs is None else math.fsum(token.logprob for token in logprobs),
+        n_tokens=None if logprobs is None else len(logprobs),
     )
 
 
