@@ -66,6 +66,8 @@ if TYPE_CHECKING:
     from gristmill._models import Session as Session
     from gristmill._models import StoredRecord as StoredRecord
     from gristmill._models import StoreQuery as StoreQuery
+    from gristmill._models import ToolExchange as ToolExchange
+    from gristmill._models import ToolSpec as ToolSpec
     from gristmill._models import VectorStore as VectorStore
     from gristmill._plugins import AdapterRef as AdapterRef
     from gristmill._plugins import CollectionRef as CollectionRef
@@ -85,6 +87,7 @@ if TYPE_CHECKING:
     from gristmill._values import Message as Message
     from gristmill._values import Passage as Passage
     from gristmill._values import TokenLogprob as TokenLogprob
+    from gristmill._values import ToolCall as ToolCall
     from gristmill._values import Usage as Usage
     from gristmill._values import Value as Value
     from gristmill._values import Vote as Vote
@@ -100,10 +103,10 @@ _HOMES = {
     "_kernel": "Kernel RunnableRecipe",
     "_memory": "Memory SqliteStore",
     "_models": "Capability CollectionInfo CollectionName Combine Delta Embedder GenerateRequest Hit Member Model "
-    "OnDelta Sampling ScoreRequest Scores Session StoreQuery StoredRecord VectorStore",
+    "OnDelta Sampling ScoreRequest Scores Session StoreQuery StoredRecord ToolExchange ToolSpec VectorStore",
     "_plugins": "AdapterRef CollectionRef DoctorLine EmbedderRef FunctionRef ModelFile ModelRef RecipeRef StoreRef "
     "ToolList function model_provider",
-    "_values": "Candidate Choice Completion Message Passage TokenLogprob Usage Value Vote",
+    "_values": "Candidate Choice Completion Message Passage TokenLogprob ToolCall Usage Value Vote",
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from gristmill._cache._key import KeyPrefix
-from gristmill._errors import BudgetError, FunctionError
+from gristmill._errors import BudgetError, CapabilityError, FunctionError
 from gristmill._language._recipe import Budget
 from gristmill._models import Delta, GenerateRequest, Model, ScoreRequest, Session
 from gristmill._values import Choice, Completion, Message, Usage
@@ -124,6 +124,8 @@ class StepModel:
 
     async def generate(self, request: GenerateRequest) -> list[Completion]:
         """Return one completion for each sample index, from the cache where it holds them."""
+        if (request.tools or request.exchanges) and "tools" not in self.model.capabilities:
+            raise CapabilityError(f"{self.model.name} cannot be offered tools", hint="reasoning.react works with any")
         if self.adapters and not request.adapters:
             request = request.model_copy(update={"adapters": self.adapters})
         wanted = request.sample_indices

@@ -19,12 +19,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Protocol
 from pydantic import BeforeValidator, Field, model_validator
 
 from gristmill._errors import CapabilityError
-from gristmill._values import Completion, Message, Value
+from gristmill._values import Completion, Message, ToolCall, Value
 
 if TYPE_CHECKING:
     import numpy as np
 
-Capability = Literal["generate", "score", "embed", "schema", "adapters", "logprobs", "beam", "sessions", "members"]
+Capability = Literal[
+    "generate", "score", "embed", "schema", "adapters", "logprobs", "beam", "sessions", "members", "tools"
+]
 Combine = Literal["arithmetic", "geometric", "vote"]
 
 DEFAULT_MAX_TOKENS = 512
@@ -93,6 +95,30 @@ class Member(Value):
     weight: float = 1.0
 
 
+class ToolSpec(Value):
+    """A tool as a model is told of it."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+    description: str = ""
+    parameters: dict[str, Any] = {"type": "object", "properties": {}}
+    """JSON Schema of the arguments, as one object."""
+
+
+class ToolExchange(Value):
+    """Calls that a model asked for in one turn, and the text that came of each, in their order."""
+
+    text: str = ""
+    """What the model wrote beside its calls."""
+    calls: Annotated[tuple[ToolCall, ...], Field(min_length=1)]
+    results: tuple[str, ...]
+
+    @model_validator(mode="after")
+    def _each_has_a_result(self) -> ToolExchange:
+        if len(self.calls) != len(self.results):
+            raise ValueError(f"{len(self.results)} results for {len(self.calls)} calls")
+        return self
+
+
 class GenerateRequest(Value):
     """One prompt, to be continued once for each sample index.
 
@@ -113,6 +139,18 @@ class GenerateRequest(Value):
     members: tuple[Member, ...] = ()
     """When given, these decode together under `combine` and `messages` is empty."""
     combine: Combine | None = None
+    tools: tuple[ToolSpec, ...] = ()
+    """What the model may ask to have called; only for a model with the capability "tools"."""
+    tool_choice: Literal["auto", "required", "none"] = "auto"
+    """Whether it must ask for a call, or must not."""
+    exchanges: tuple[ToolExchange, ...] = ()
+    """The calls after the last message and what came of them, in order."""
+
+    @model_validator(mode="after")
+    def _tools_stand_alone(self) -> GenerateRequest:
+        if self.tools and (self.json_schema is not None or self.members):
+            raise ValueError("tools go with neither json_schema nor members")
+        return self
 
 
 class ScoreRequest(Value):

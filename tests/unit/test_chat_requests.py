@@ -186,7 +186,7 @@ async def test_what_no_chat_server_has_is_a_capability_error_before_anything_is_
         _ = model.context_tokens
     with pytest.raises(CapabilityError, match="m has no adapters"):
         await chat(dialect="vllm").score(ScoreRequest(messages=HELLO, choices=("a",), adapters={"x": 1.0}))
-    assert model.capabilities == {"generate", "schema", "logprobs", "embed"}
+    assert model.capabilities == {"generate", "schema", "logprobs", "embed", "tools"}
     assert chat(dialect="llama_cpp").capabilities - model.capabilities == {"score"}
     assert chat(context_tokens=99).context_tokens == 99
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from gristmill import model_provider
+from gristmill import Context, Message, ModelRef, Sampling, ToolList, function, model_provider
+from gristmill_plugins.chat._converse import Conversation, converse
 
 if TYPE_CHECKING:
     from gristmill import Model
@@ -21,6 +22,27 @@ __all__ = ["ChatPlugin"]
 
 class ChatPlugin:
     """Asks models that run behind an OpenAI-compatible server: vLLM, llama-server, Ollama, a hosted one."""
+
+    @function
+    async def call_tools(
+        self,
+        question: Annotated[str, "What the user asks."],
+        tools: Annotated[ToolList, "What the model may call: - {use: plugin.function, with: {...}, as: name}."],
+        run: Context,
+        *,
+        model: ModelRef,
+        system: Annotated[str | None, "What the model is told first."] = None,
+        max_turns: Annotated[int, Field(ge=1, le=100, description="How often the model is asked at most.")] = 8,
+        max_tokens: Annotated[int, Field(ge=1, description="Of each turn.")] = 512,
+        temperature: Annotated[float, Field(ge=0, le=100, description="0 takes the most likely token.")] = 0.0,
+        result_length: Annotated[int, Field(ge=1, description="Characters of a result that the model sees.")] = 4000,
+    ) -> Conversation:
+        """Let a model call tools over its server's own protocol until it answers."""
+        begun = [Message(role="system", content=system)] if system else []
+        return await converse(
+            run, model, [*begun, Message(role="user", content=question)], tools, max_turns=max_turns,
+            sampling=Sampling(temperature=temperature, max_tokens=max_tokens), result_length=result_length,
+        )  # fmt: skip
 
     @model_provider
     def chat(

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ValidationError
 
 from gristmill import CapabilityError, Completion, Delta, GenerateRequest, ModelError, TokenLogprob, Usage
+from gristmill_plugins.chat._calls import CallPart, CallParts
 from gristmill_plugins.chat._failures import printable
 from gristmill_plugins.chat._options import ChatOptions
 from gristmill_plugins.chat._wire import Ask
@@ -21,6 +22,7 @@ from gristmill_plugins.chat._wire import Ask
 # What servers call the two ways an answer ends well.
 _STOP = frozenset({"stop", "eos", "eos_token", "end_turn", "stop_sequence"})
 _LENGTH = frozenset({"length", "max_tokens", "model_length"})
+_CALLS = frozenset({"tool_calls", "function_call", "tool_use"})
 
 
 class _Top(BaseModel):
@@ -39,7 +41,7 @@ class _Logprobs(BaseModel):
 class _Text(BaseModel):
     content: str | None = None
     refusal: str | None = None
-    tool_calls: list[Any] | None = None
+    tool_calls: list[CallPart] | None = None
 
 
 class _Choice(BaseModel):
@@ -68,7 +70,7 @@ class _Sample:
     refusal: list[str] = field(default_factory=list)
     tokens: list[TokenLogprob] = field(default_factory=list)
     has_logprobs: bool = False
-    calls_tools: bool = False
+    calls: CallParts = field(default_factory=CallParts)
     finish_reason: str | None = None
     n_pieces: int = 0
 
@@ -110,7 +112,7 @@ class Assembler:
         sample = self._samples.setdefault(choice.index, _Sample())
         part = choice.message or choice.delta or _Text()
         sample.finish_reason = choice.finish_reason or sample.finish_reason
-        sample.calls_tools |= bool(part.tool_calls)
+        sample.calls.add(part.tool_calls or ())
         sample.refusal += [part.refusal] if part.refusal else []
         tokens = choice.logprobs.content or [] if choice.logprobs else []
         sample.has_logprobs |= choice.logprobs is not None and choice.logprobs.content is not None
@@ -173,6 +175,7 @@ class Assembler:
             finish_reason=reason,
             usage=usage,
             value=_parsed(text) if self._request.json_schema is not None and reason == "stop" else None,
+            tool_calls=sample.calls.whole(),
             logprobs=None if self._request.top_logprobs is None else tuple(sample.tokens),
         )
 
@@ -184,8 +187,12 @@ class Assembler:
             raise self._error(f"broke its answer off after {len(text)} characters", "died")
         if reason == "content_filter":
             raise self._error("withheld the answer: its content filter was met")
-        if sample.calls_tools:
+        if sample.calls and (not self._request.tools or self._request.tool_choice == "none"):
             raise self._error("answered with a tool call, and no tool was offered")
+        if reason in _CALLS and sample.calls:
+            return "stop"
+        if reason in _STOP and self._request.tool_choice == "required" and not sample.calls:
+            raise self._error(f"answered with text where a tool call was required: {printable(text, 100)!r}")
         if reason in _STOP or reason in _LENGTH:
             return "stop" if reason in _STOP else "length"
         raise self._error(f"ended the answer for the reason {printable(reason, 60)!r}")

@@ -34,9 +34,9 @@ class ChatModel(Model):
         # llama-server reads a prompt once whoever asks, and only single requests draw sample i with the seed + i.
         self._together = options.dialect != "llama_cpp"
         if self._native is None:
-            self.capabilities = frozenset({"generate", "schema", "logprobs", "embed"})
+            self.capabilities = frozenset({"generate", "schema", "logprobs", "embed", "tools"})
         else:
-            self.capabilities = frozenset({"generate", "schema", "logprobs", "embed", "score"})
+            self.capabilities = frozenset({"generate", "schema", "logprobs", "embed", "score", "tools"})
 
     def __repr__(self) -> str:
         return f"ChatModel({self._options.model!r} at {self._options.base_url!r})"

@@ -20,7 +20,7 @@ from gristmill import ModelError
 Dialect = Literal["openai", "llama_cpp", "vllm"]
 KEY_VERSION = 1
 """Raise it when the same declaration and request are sent to the server as something else."""
-_OURS = frozenset({"model", "messages", "stream", "n", "seed", "response_format", "prompt"})
+_OURS = frozenset({"model", "messages", "stream", "n", "seed", "response_format", "prompt", "tools", "tool_choice"})
 """What `extra_body` may not touch: the request would no longer be what its cache key says."""
 
 

@@ -7,11 +7,12 @@ CapabilityError that names it, and is never left out in silence.
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from gristmill import CapabilityError, GenerateRequest, ModelError, Sampling
+from gristmill import CapabilityError, GenerateRequest, ModelError, Sampling, ToolSpec
 from gristmill_plugins.chat._options import ChatOptions, Dialect
 
 MOST_SAMPLES = 16
@@ -88,7 +89,8 @@ def check(request: GenerateRequest, options: ChatOptions) -> None:
     most = _MOST_TOP.get(options.dialect)
     if most is not None and (request.top_logprobs or 0) > most:
         raise CapabilityError(f"{name} gives at most {most} top_logprobs, {request.top_logprobs} were asked for")
-    check_texts([*(m.content for m in request.messages), *request.sampling.stop], options)
+    results = (result for exchange in request.exchanges for result in exchange.results)
+    check_texts([*(m.content for m in request.messages), *request.sampling.stop, *results], options)
     if not request.messages:
         raise ModelError("the prompt is empty", model=options.model, cause="request")
 
@@ -111,7 +113,7 @@ def body(request: GenerateRequest, ask: Ask, options: ChatOptions, *, stream: bo
     """Return the body of one chat request."""
     made: dict[str, Any] = {
         "model": options.model,
-        "messages": [message.model_dump() for message in request.messages],
+        "messages": [*(message.model_dump() for message in request.messages), *_exchanged(request)],
         "max_tokens": request.sampling.max_tokens,
         "temperature": request.sampling.temperature,
         **_sampling(request.sampling, options.dialect),
@@ -124,12 +126,34 @@ def body(request: GenerateRequest, ask: Ask, options: ChatOptions, *, stream: bo
         made |= {"logprobs": True, "top_logprobs": request.top_logprobs}
     if request.json_schema is not None:
         made["response_format"] = _response_format(request.json_schema)
+    if request.tools:
+        made |= {"tools": [_tool(tool) for tool in request.tools], "tool_choice": request.tool_choice}
     if stream:
         made |= {"stream": True, "stream_options": {"include_usage": True}}
     if options.dialect == "llama_cpp":
         made["cache_prompt"] = True
     made |= options.extra_body
     return {key: value for key, value in made.items() if value is not None}
+
+
+def _tool(tool: ToolSpec) -> dict[str, Any]:
+    return {"type": "function", "function": tool.model_dump()}
+
+
+def _exchanged(request: GenerateRequest) -> Iterator[dict[str, Any]]:
+    """Yield the turns of calls that were made, and of their results."""
+    for exchange in request.exchanges:
+        calls = [
+            {
+                "id": call.id,
+                "type": "function",
+                "function": {"name": call.name, "arguments": call.wrong or json.dumps(call.arguments)},
+            }
+            for call in exchange.calls
+        ]
+        yield {"role": "assistant", "content": exchange.text or None, "tool_calls": calls}
+        for call, result in zip(exchange.calls, exchange.results, strict=True):
+            yield {"role": "tool", "tool_call_id": call.id, "content": result}
 
 
 def _sampling(sampling: Sampling, dialect: Dialect) -> dict[str, Any]:
