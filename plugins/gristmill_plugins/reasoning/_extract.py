@@ -54,7 +54,8 @@ _MARKER = re.compile(
 _SENTENCE_END = re.compile(r"[.!?](?=\s|[\"'*)]|$)|\n")
 _YES_NO = re.compile(r"\b(yes|no|true|false)\b", re.IGNORECASE)
 _LETTER_SHOWN = re.compile(
-    r"\(\s?([A-Za-z])\s?\)|\*\*([A-Z])\*\*|\b(?:[Oo]ption|[Cc]hoice|[Aa]nswer)\s([A-Z])\b|(?m:^)[ \t]*([A-Z])(?=[).:]|(?m:[ \t]*$))"
+    r"\(\s?([A-Za-z])\s?\)|\*\*([A-Z])\*\*|\b(?:[Oo]ption|[Cc]hoice|[Aa]nswer)\s([A-Z])\b"
+    r"|(?m:^[ \t]*([A-Z])(?=[).:]|[ \t]*$))"
 )
 _LETTER_ALONE = re.compile(r"\s*[\"'*(]*([A-Za-z])(?![A-Za-z'’])[\"'*).:]*")
 _QUOTES = "\"'`*_ \t“”‘’"

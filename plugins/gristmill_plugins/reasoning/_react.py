@@ -3,8 +3,8 @@
 Yao et al. 2022 (ReAct), with one difference: a turn is decoded under a JSON Schema (`_react_schema`), so that the
 choice of a tool and its arguments always parse. Tools are what the recipe lists: functions, recipes, tools of an MCP
 server, functions of semantic-kernel. Invariants: a tool's result comes back as a user's turn, cut to a length, never as
-the system's; a tool that fails is told to the model and does not fail the agent; a call that was made before is not made
-again; turns, tokens and seconds have limits.
+the system's; a tool that fails is told to the model and does not fail the agent; a call that was made before is not
+made again; turns, tokens and seconds have limits.
 """
 
 from __future__ import annotations
