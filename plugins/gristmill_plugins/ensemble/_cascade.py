@@ -47,6 +47,8 @@ class Cascaded(Value):
     asked: int
     """How many members were asked."""
     stages: tuple[Stage, ...]
+    usage: dict[str, Usage] = {}
+    """Member to what it cost."""
 
 
 class CascadeEvidence(Value):

@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -60,7 +60,10 @@ class Learned(Value):
     """True when another member than the likeliest was drawn."""
     decision: Decision
     """Give it to `ensemble.feedback`, or the run's id to `gristmill feedback`."""
-    usage: Usage = Usage()
+    probabilities: dict[str, float] | None = None
+    """Of each choice, when there are choices."""
+    usage: dict[str, Usage] = {}
+    """Member to what it cost."""
 
 
 class Feedback(Value):
@@ -288,8 +291,3 @@ def _told(policy: Policy, decision: Decision, reward: float, entropy: float) -> 
         entropy=entropy,
         temperature=math.exp(policy.log_temperature),
     )
-
-
-def features_of(vector: Mapping[int, float] | Sequence[float]) -> tuple[float, ...]:
-    """Return an embedding as plain numbers."""
-    return tuple(float(value) for value in (vector.values() if isinstance(vector, Mapping) else vector))

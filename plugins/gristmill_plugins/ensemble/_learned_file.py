@@ -28,7 +28,7 @@ MOST_BYTES = 100_000_000
 class Kept(Value):
     """Base of what is kept in such a file; `kind` is written into it."""
 
-    kind: ClassVar[str]
+    kind: ClassVar[str] = "fitted file"
     again: ClassVar[str] = AGAIN
     """What to do when the file cannot be used."""
 
@@ -134,3 +134,12 @@ def _lock(descriptor: int) -> None:
         import fcntl
 
         fcntl.flock(descriptor, fcntl.LOCK_EX)
+
+
+def kind_of(path: Path) -> str:
+    """Return what a file says it holds.
+
+    Raises:
+        FunctionError: it is missing or no JSON object.
+    """
+    return str(_read(path, Kept).get("kind"))

@@ -1,0 +1,239 @@
+"""What each technique is worth on small tasks, with the bundled model: accuracy, tokens, seconds, calls, cache hits.
+
+    python benchmarks/techniques.py --data DATA                    # goes on where it was stopped
+    python benchmarks/techniques.py --data DATA --rows 300 --generative-rows 100
+    python benchmarks/techniques.py --report                       # the tables, from benchmarks/results/techniques.json
+
+DATA holds `dev/*.jsonl`, and `train/*.jsonl` where there is one. Each technique is a recipe, written here and run as a
+user would run it, with a prompt cache of its own, so that no technique lives on what another asked. Rows are drawn in
+one fixed random order; examples and what is fitted come from `train`, or else from rows that are never asked.
+
+Accuracy has a bootstrap interval of 95%; the difference from the plain prompt is of the same rows, and so is its
+interval (paired bootstrap, 10,000 draws). Processor seconds count all processes, engines included; on a machine with
+other work they say more than the clock.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import _quiet
+from _technique_recipes import TECHNIQUES, Technique
+from _technique_tasks import TASKS, Row, Task
+
+from gristmill import Kernel, PromptCache, RecipeError, RunnableRecipe, RunResult
+
+RESULTS = Path(__file__).parent / "results" / "techniques.json"
+BATCH = 10
+AT_ONCE = 4
+DRAWS = 10_000
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """How many rows of which techniques."""
+
+    choice_rows: int
+    generative_rows: int
+    tasks: Sequence[str]
+    techniques: Sequence[str]
+
+    def pairs(self) -> Iterator[tuple[Task, Technique, int]]:
+        """Yield what is to be run, the plain prompts first, as everything is compared with them."""
+        for technique in TECHNIQUES.values():
+            for task in TASKS.values():
+                if (self.techniques and technique.name not in self.techniques) or (
+                    self.tasks and task.name not in self.tasks
+                ):
+                    continue
+                if task.kind in technique.kinds:
+                    slow = technique.generative or task.kind == "number"
+                    yield task, technique, self.generative_rows if slow else self.choice_rows
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where data lie, where recipes and caches go, and the file of the results."""
+
+    data: Path
+    work: Path
+    results: Path
+
+
+def main() -> None:
+    """Run what is missing and print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="the folder with dev/ and train/")
+    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "gristmill-techniques")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="where the numbers are kept")
+    parser.add_argument("--rows", type=int, default=60, help="rows of techniques that score choices")
+    parser.add_argument("--generative-rows", type=int, default=30, help="rows of techniques that write text")
+    parser.add_argument("--task", action="append", default=[], choices=TASKS, help="only this task; may be repeated")
+    parser.add_argument("--technique", action="append", default=[], choices=TECHNIQUES, help="only this technique")
+    parser.add_argument("--report", action="store_true", help="print the tables and run nothing")
+    arguments = parser.parse_args()
+    file: Path = arguments.results
+    results = json.loads(file.read_text()) if file.is_file() else {}
+    if not arguments.report:
+        if arguments.data is None:
+            parser.error("--data is needed to run anything")
+        wanted = Wanted(arguments.rows, arguments.generative_rows, arguments.task, arguments.technique)
+        for task, technique, n in wanted.pairs():
+            run_pair(task, technique, n, Places(arguments.data, arguments.work, file), results)
+    print(report(results))
+
+
+def run_pair(task: Task, technique: Technique, n: int, places: Places, results: dict[str, Record]) -> None:
+    """Run one technique on the rows of one task that were not run yet, and keep what came of them."""
+    key = f"{task.name}/{technique.name}"
+    record = results.get(key) or {"right": "", "tokens": 0, "calls": 0, "seconds": 0.0, "cpu_s": 0.0, "again_calls": 0}
+    rows, pool = task.load(places.data)
+    rows = rows[:n]
+    if len(record["right"]) >= len(rows):
+        return
+    folder = places.work / task.name / technique.name
+    folder.mkdir(parents=True, exist_ok=True)
+    recipe = folder / "recipe.yaml"
+    recipe.write_text(json.dumps(technique.build(task, pool), indent=1, ensure_ascii=False))
+    with Kernel(cache=PromptCache(folder / "cache")) as kernel:
+        try:
+            runnable = kernel.recipe(recipe)
+        except RecipeError as error:  # a function that is not installed
+            print(f"{key}: left out: {error.diagnostics[0].message}", flush=True)
+            return
+        if technique.fit is not None and "fitted" not in record:
+            record["fitted"] = fit(technique, task, pool, folder)
+        while len(record["right"]) < len(rows):
+            batch = rows[len(record["right"]) :][:BATCH]
+            measure(runnable, task, batch, record)
+            results[key] = record
+            save(results, places.results)
+    print(f"{key}: {mean(record['right']):.3f} of {len(record['right'])}", flush=True)
+
+
+def fit(technique: Technique, task: Task, pool: Sequence[Row], folder: Path) -> Record:
+    """Fit the technique's step on rows that are never asked, by the command line, and return what it says."""
+    data = folder / "pool.jsonl"
+    data.write_text("".join(json.dumps({**row.inputs, "label": row.answer}) + "\n" for row in pool))
+    command = [sys.executable, "-m", "gristmill", "ensemble", "fit", str(folder / "recipe.yaml"), str(technique.fit)]
+    command += ["--data", str(data), "--out", str(folder / "fitted.json"), "--json", *technique.fit_options]
+    environment = {**os.environ, "XDG_CACHE_HOME": str(folder / "fit-cache")}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    if done.returncode:
+        raise SystemExit(f"{task.name}/{technique.name} cannot be fitted:\n{done.stderr}")
+    evidence: Record = json.loads(done.stdout)["evidence"]
+    return evidence
+
+
+def measure(runnable: RunnableRecipe, task: Task, rows: Sequence[Row], record: Record) -> None:
+    """Run a batch of rows twice, and add what it came to; the second run shows what the prompt cache saves."""
+    cpu_s, started = _quiet.family_s(os.getpid()), time.perf_counter()
+    first = asyncio.run(run_rows(runnable, rows))
+    record["seconds"] += time.perf_counter() - started
+    record["cpu_s"] += _quiet.family_s(os.getpid()) - cpu_s
+    again = asyncio.run(run_rows(runnable, rows))
+    record["right"] += "".join(str(int(task.judge(str_of(r.output), row))) for r, row in zip(first, rows, strict=True))
+    for result in first:
+        record["tokens"] += result.usage.prompt_tokens + result.usage.completion_tokens
+        record["calls"] += result.usage.calls
+    record["again_calls"] += sum(result.usage.calls for result in again)
+
+
+async def run_rows(runnable: RunnableRecipe, rows: Sequence[Row]) -> list[RunResult]:
+    """Run rows, a few together."""
+    limit = asyncio.Semaphore(AT_ONCE)
+
+    async def one(row: Row) -> RunResult:
+        async with limit:
+            return await runnable.arun(row.inputs)
+
+    return list(await asyncio.gather(*(one(row) for row in rows)))
+
+
+def str_of(output: Any) -> str:
+    text = output.as_text() if hasattr(output, "as_text") else output
+    return "" if text is None else str(text)
+
+
+def save(results: Mapping[str, Record], file: Path) -> None:
+    """Write the results whole or not at all."""
+    partial = file.with_suffix(".part")
+    partial.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
+    partial.replace(file)
+
+
+def mean(bits: str) -> float:
+    return bits.count("1") / max(len(bits), 1)
+
+
+def interval(values: Sequence[float], seed: int = 0) -> tuple[float, float]:
+    """Return the bootstrap interval of 95% of a mean."""
+    import numpy as np
+
+    data = np.array(values)
+    means = data[np.random.default_rng(seed).integers(0, len(data), (DRAWS, len(data)))].mean(axis=1)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def report(results: Mapping[str, Record]) -> str:
+    """Return a Markdown table for each task."""
+    parts = []
+    for task in TASKS.values():
+        known = {name: results[key] for name in TECHNIQUES if (key := f"{task.name}/{name}") in results}
+        if known:
+            parts.append(f"### {task.name}\n\n{task.about}\n\n" + table(known))
+    return "\n\n".join(parts)
+
+
+def table(known: Mapping[str, Record]) -> str:
+    lines = [
+        "| technique | n | accuracy, % | difference from plain, points | tokens | calls | processor s | calls again |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    plain = known.get("plain", {}).get("right", "")
+    for name, record in known.items():
+        right = [float(bit) for bit in record["right"]]
+        n = len(right)
+        low, high = interval(right)
+        cells = [
+            name,
+            str(n),
+            f"{100 * sum(right) / n:.1f} ({100 * low:.0f} to {100 * high:.0f})",
+            difference(right, plain, name),
+        ]
+        cells += [
+            f"{record['tokens'] / n:.0f}",
+            f"{record['calls'] / n:.1f}",
+            f"{record['cpu_s'] / n:.2f}",
+            str(record["again_calls"]),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def difference(right: Sequence[float], plain: str, name: str) -> str:
+    """Return the mean of the paired differences on the rows that both were asked, with its interval."""
+    pairs = [a - float(b) for a, b in zip(right, plain, strict=False)]
+    if name == "plain" or not pairs:
+        return ""
+    low, high = interval(pairs)
+    of = f", n={len(pairs)}" if len(pairs) < len(right) else ""
+    return f"{100 * sum(pairs) / len(pairs):+.1f} ({100 * low:+.0f} to {100 * high:+.0f}{of})"
+
+
+if __name__ == "__main__":
+    main()
