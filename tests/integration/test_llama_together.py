@@ -135,6 +135,24 @@ async def test_a_member_without_weight_has_no_say(model: LlamaModel) -> None:
     assert alone[0].text.startswith((await model.generate(request))[0].text)
 
 
+async def test_members_without_adapters_have_the_requests(model: LlamaModel) -> None:
+    bare, own = Member(messages=says("Name a fruit.")), Member(messages=says("Name a fruit."), adapters={"tone": 1.0})
+
+    async def logprobs(member: Member, adapters: dict[str, float]) -> list[float]:
+        request = GenerateRequest(
+            members=(member, member),
+            combine="arithmetic",
+            sampling=Sampling(max_tokens=2),
+            top_logprobs=0,
+            adapters=adapters,
+        )
+        return [token.logprob for token in (await model.generate(request))[0].logprobs or ()]
+
+    toned = await logprobs(bare, {"tone": 1.0})
+    assert toned == pytest.approx(await logprobs(own, {}), abs=0.1)
+    assert toned != pytest.approx(await logprobs(bare, {}), abs=0.1)
+
+
 async def test_members_with_adapters_draw_several_samples(model: LlamaModel) -> None:
     members = (
         Member(messages=says("Name a fruit."), adapters={"tone": 0.3}),

@@ -10,11 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import ValidationError
-
 from gristmill import Candidate, Context, FunctionError, ModelRef, Vote, function
 
 from ._ask_member import MemberSpec, Question, ask_members, check_samples
+from ._ask_rows import distinct, read_rows
 from ._ask_types import (
     Asked,
     EarlyStops,
@@ -63,7 +62,7 @@ class _VoteFunctions:
     ) -> Asked:
         """Ask several models, prompts, adapters or recipes at once."""
         question = Question(
-            prompt=prompt, system=system, model=model, choices=_distinct(choices), calibrate=calibrate,
+            prompt=prompt, system=system, model=model, choices=distinct(choices), calibrate=calibrate,
             samples=samples, temperature=temperature, max_tokens=max_tokens, seed=seed + context.seed,
         )  # fmt: skip
         check_samples(members, question)
@@ -136,7 +135,7 @@ class _VoteFunctions:
         options: Options = None,
     ) -> Weighed:
         """Return members' accuracies and weights on labelled data, and whether voting pays there."""
-        rows = _read_rows(data) if isinstance(data, Path) else data
+        rows = read_rows(data, VotedRow) if isinstance(data, Path) else data
         return weigh(rows, normalize=normalize, options=options or ())
 
 
@@ -146,30 +145,3 @@ def _one_of(**given: object) -> None:
     if len(found) != 1:
         told = " and ".join(found) if found else "none of these"
         raise FunctionError(f"a vote takes {', or '.join(given)}; this has {told}")
-
-
-def _distinct(choices: Sequence[str] | None) -> tuple[str, ...]:
-    if choices is None:
-        return ()
-    if len(choices) < 2 or len(set(choices)) < len(choices) or "" in choices:
-        raise FunctionError(f"choices are at least two different texts, none of them empty; these are {choices!r}")
-    return tuple(choices)
-
-
-def _read_rows(path: Path) -> list[VotedRow]:
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except OSError as error:
-        raise FunctionError(f"{path} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise FunctionError(f"{path} is not UTF-8: byte {error.start}") from error
-    rows = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            if line.strip():
-                rows.append(VotedRow.model_validate_json(line))
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            where = ".".join(map(str, first["loc"]))
-            raise FunctionError(f"{path}:{number}: {where + ': ' if where else ''}{first['msg']}") from error
-    return rows

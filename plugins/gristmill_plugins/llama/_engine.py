@@ -127,11 +127,14 @@ class Engine:
             self._begin(message["id"], GenerateJob(request, readings, grammar=message["grammar"], **shared))
 
     def _readings(self, request: GenerateRequest) -> list[Reading]:
-        """Return what each member reads; a request without members is its own only one."""
+        """Return what each member reads; a request without members is its own only one.
+
+        A member without adapters has those of the request.
+        """
         if not request.members:
             return [Reading(self._prompt(request.messages), adapters_key(request.adapters))]
         return [
-            Reading(self._prompt(member.messages), adapters_key(member.adapters), member.weight)
+            Reading(self._prompt(member.messages), adapters_key(member.adapters or request.adapters), member.weight)
             for member in request.members
         ]
 
