@@ -14,19 +14,14 @@ from gristmill import (
     CollectionRef,
     Context,
     Embedder,
-    EmbedderRef,
     FunctionError,
-    Memory,
     Passage,
-    StoreRef,
     Value,
     function,
 )
+from gristmill_plugins.memory._conversation import ConversationFunctions, EmbedderName, Namespace, StoreName, memory_of
 
-Namespace = Annotated[str, "Keeps users apart: one sees nothing of another's."]
 Collection = Annotated[CollectionRef, "Any name; it is made when it is first used."]
-EmbedderName = Annotated[EmbedderRef | None, "One declared under models:, instead of WordLlama."]
-StoreName = Annotated[StoreRef | None, "One declared under models:, instead of the kernel's own."]
 Filter = Annotated[
     dict[str, Any] | None, "Metadata that must hold: a value, a list, or {min: ..., max: ...} for each key."
 ]
@@ -40,7 +35,7 @@ class Remembered(Value):
     ids: tuple[str, ...]
 
 
-class MemoryPlugin:
+class MemoryPlugin(ConversationFunctions):
     """Keeps texts across runs and finds them by meaning, by words, or by both."""
 
     @function(writes=True)
@@ -58,7 +53,7 @@ class MemoryPlugin:
         store: StoreName = None,
     ) -> Remembered:
         """Keep texts in a collection."""
-        ids = await _memory(context, store).aremember(
+        ids = await memory_of(context, store).aremember(
             collection, text, metadata=metadata, id=id, expires_s=expires_s, namespace=namespace,
             embedder=_embedder(context, embedder),
         )  # fmt: skip
@@ -83,7 +78,7 @@ class MemoryPlugin:
     ) -> list[Passage]:
         """Return the passages that match best, best first; `source` is the record's id."""
         chosen = None if mode == "lexical" else _embedder(context, embedder)
-        records = await _memory(context, store).arecall(
+        records = await memory_of(context, store).arecall(
             collection, query, top_k=top_k, mode=mode, where=where, mmr=mmr, min_score=min_score,
             dense_weight=dense_weight, namespace=namespace, embedder=chosen,
         )  # fmt: skip
@@ -103,12 +98,8 @@ class MemoryPlugin:
         """Forget records, and return how many there were."""
         if (ids is None) != all:
             raise FunctionError("memory.forget takes `ids`, or `all: true` for everything in the collection")
-        return await _memory(context, store).aforget(collection, ids, all=all, namespace=namespace)
+        return await memory_of(context, store).aforget(collection, ids, all=all, namespace=namespace)
 
 
 def _embedder(context: Context, name: str | None) -> Embedder | None:
     return None if name is None else context.embedder(name)
-
-
-def _memory(context: Context, store: str | None) -> Memory:
-    return context.memory if store is None else context.memory_in(store)
