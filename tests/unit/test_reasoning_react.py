@@ -237,7 +237,7 @@ SHAPES = [
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_every_shape_of_argument_is_bounded_and_can_be_decoded(shape: dict[str, Any]) -> None:
-    schema = turn_schema([tool(x=shape)], thoughts=True, may_answer=True)
+    schema = turn_schema([tool(x=shape)], thoughts=True, answer_length=400)
     assert problems(schema) == []
     told = json.dumps(schema)
     assert told.count('"type": "string"') <= told.count('"maxLength"') + told.count('"pattern"')
@@ -263,7 +263,7 @@ def values(schema: Any) -> st.SearchStrategy[Any]:
 
 @given(st.data(), st.sampled_from(SHAPES))
 def test_the_limit_of_tokens_is_enough_for_every_turn(data: st.DataObject, shape: dict[str, Any]) -> None:
-    schema = turn_schema([tool(x=shape)], thoughts=True, may_answer=True)
+    schema = turn_schema([tool(x=shape)], thoughts=True, answer_length=400)
     turn = data.draw(values(schema))
     assert len(json.dumps(turn, ensure_ascii=False).encode()) <= most_tokens(schema)
 
@@ -275,3 +275,17 @@ def test_a_schema_without_keywords_is_a_short_text() -> None:
 def test_arguments_are_described_by_their_help_their_values_or_their_type() -> None:
     told = describe([tool(a={"enum": ["x", "y"]}, b={"type": "integer"}, c={"type": "string", "description": "Why."})])
     assert told == '- t: Does. Arguments: {"a": "x or y", "b": "integer", "c": "Why."}'
+
+
+def test_worked_examples_are_shown_as_conversations_in_the_form_of_a_turn(agent: Any) -> None:
+    turn = {"thought": "Look.", "tool": "price", "arguments": {"item": "rye"}, "result": "3"}
+    example = {"question": "What is rye?", "turns": [turn], "answer": "3", "thought": "Seen."}
+    _, model = agent(answer("x"), PRICE, examples=[example], answer_length=9)
+    assert [message.content for message in model.requests[0].messages[1:]] == [
+        "Question: What is rye?",
+        '{"thought": "Look.", "tool": "price", "arguments": {"item": "rye"}}',
+        "Observation: 3",
+        '{"thought": "Seen.", "answer": "3"}',
+        "Question: Q?",
+    ]
+    assert not Draft202012Validator(model.requests[0].json_schema).is_valid({"thought": "t", "answer": "1234567890"})

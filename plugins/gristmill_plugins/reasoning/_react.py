@@ -41,6 +41,18 @@ class AgentTurn(Value):
     failed: bool = False
 
 
+class Trajectory(Value):
+    """A worked example of an agent: a question, the turns that called tools, and the answer."""
+
+    text_field = "question"
+
+    question: str
+    turns: tuple[AgentTurn, ...] = ()
+    answer: str
+    thought: str = ""
+    """What was thought before the answer."""
+
+
 class Agent(Candidate):
     """What an agent answered, and how it came to it. `text` is the answer; empty if it was stopped before it."""
 
@@ -64,6 +76,8 @@ class AgentRequest:
     thoughts: bool
     require_tool: bool
     result_length: int
+    answer_length: int
+    examples: Sequence[Trajectory]
     prompt: Prompt
 
 
@@ -84,13 +98,15 @@ class ReactFunctions:
         seconds: Seconds = None,
         thoughts: Annotated[bool, "Think in words before each call."] = True,
         require_tool: Annotated[bool, "Do not let it answer before it has called a tool."] = False,
+        examples: Annotated[list[Trajectory] | None, "Worked examples: {question, turns, answer}."] = None,
         result_length: Annotated[int, Field(ge=1, description="Characters of a result that the model sees.")] = 1000,
+        answer_length: Annotated[int, Field(ge=1, le=1000, description="Characters that an answer has at most.")] = 400,
         prompts: Replaced = None,
     ) -> Agent:
         """Answer with the help of tools, a call at a time, each seeing what came of those before."""
         request = AgentRequest(
             question, context, tools, model, max_turns, tokens, seconds, thoughts, require_tool, result_length,
-            load("react", prompts),
+            answer_length, examples or (), load("react", prompts),
         )  # fmt: skip
         return await run_agent(run, request)
 
@@ -131,7 +147,20 @@ class _Agent:
         given = self.request.context
         text = given if isinstance(given, str) else "\n\n".join(given or ())
         asked = user(text, self.prompt.fill("ask", question=self.request.question))
-        return [Message(role="system", content=system), asked]
+        shown = [message for example in self.request.examples for message in self._shown(example)]
+        return [Message(role="system", content=system), *shown, asked]
+
+    def _shown(self, example: Trajectory) -> list[Message]:
+        """Return a worked example as the conversation that it would have been."""
+        said = [user(self.prompt.fill("ask", question=example.question))]
+        for turn in example.turns:
+            said.append(self._said(turn.thought, {"tool": turn.tool, "arguments": turn.arguments}))
+            said.append(user(self.prompt.fill("observation", result=_cut(turn.result, self.request.result_length))))
+        return [*said, self._said(example.thought, {"answer": example.answer})]
+
+    def _said(self, thought: str, rest: dict[str, Any]) -> Message:
+        written = {"thought": thought, **rest} if self.request.thoughts else rest
+        return assistant(json.dumps(written, ensure_ascii=False))
 
     def stop(self, why: Stopped) -> None:
         self.stopped = why
@@ -173,7 +202,9 @@ class _Agent:
 
     async def _write(self, n: int, tools: Sequence[Tool], *, may_answer: bool) -> dict[str, Any]:
         """Let the model write one turn, and add it to the conversation."""
-        schema = turn_schema(tools, thoughts=self.request.thoughts, may_answer=may_answer)
+        schema = turn_schema(
+            tools, thoughts=self.request.thoughts, answer_length=self.request.answer_length if may_answer else None
+        )
         part = self.run.apart(f"turn {n}")
         model = part.model(self.request.model)
         completion = (await write(part, model, self.messages, max_tokens=most_tokens(schema), schema=schema))[0]

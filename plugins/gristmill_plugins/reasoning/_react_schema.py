@@ -16,18 +16,17 @@ from gristmill import Tool
 MOST_THOUGHT = 200
 MOST_TEXT = 200
 """Characters of a text among a call's arguments that has no limit of its own."""
-MOST_ANSWER = 400
 MOST_ITEMS = 8
 _BYTES_OF_A_CHARACTER = 4
 _BYTES_OF_A_NUMBER = 40
 
 
-def turn_schema(tools: Sequence[Tool], *, thoughts: bool, may_answer: bool) -> dict[str, Any]:
-    """Return the schema of a turn; without tools only an answer is left."""
+def turn_schema(tools: Sequence[Tool], *, thoughts: bool, answer_length: int | None) -> dict[str, Any]:
+    """Return the schema of a turn: a call of one of the tools, or an answer if it may have a length."""
     thought = {"thought": {"type": "string", "minLength": 1, "maxLength": MOST_THOUGHT}} if thoughts else {}
     options = [_closed({**thought, "tool": {"const": tool.name}, "arguments": bounded(tool.schema)}) for tool in tools]
-    if may_answer or not tools:
-        options.append(_closed({**thought, "answer": {"type": "string", "minLength": 1, "maxLength": MOST_ANSWER}}))
+    if answer_length is not None:
+        options.append(_closed({**thought, "answer": {"type": "string", "minLength": 1, "maxLength": answer_length}}))
     return options[0] if len(options) == 1 else {"anyOf": options}
 
 
