@@ -11,6 +11,7 @@ from scipy import stats
 from gristmill_plugins.evaluation._statistics import (
     Interval,
     bootstrap_interval,
+    difference_interval,
     holm,
     mcnemar_exact,
     mean_interval,
@@ -34,7 +35,8 @@ def test_an_interval_of_95_percent_covers_the_true_mean_93_to_97_times_in_100(ki
     chance, n_sets, covered = np.random.default_rng(7), 1_000, 0
     for number in range(n_sets):
         values, truth = scores(chance, kind, 100)
-        interval = mean_interval(values.tolist(), seed=number)
+        of = difference_interval if kind == "paired differences" else mean_interval
+        interval = of(values.tolist(), seed=number)
         covered += interval.low <= truth <= interval.high
     assert 0.93 <= covered / n_sets <= 0.97
 

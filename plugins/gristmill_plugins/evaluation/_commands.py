@@ -100,3 +100,125 @@ def batch(
         before = f", {done.n_before:,} of them before" if done.n_before else ""
         print(f"{out}: {plural(done.n_rows, 'row')}{before}; {done.n_failed:,} failed", file=sys.stderr)
     raise typer.Exit(1 if done.n_failed else 0)
+
+
+eval_app = _app()
+compare_app = _app()
+MetricsOption = Annotated[
+    str | None, typer.Option("--metrics", "-m", metavar="NAME,NAME", help="Metrics, with commas between them.")
+]
+RepeatsOption = Annotated[
+    int | None, typer.Option(min=1, max=100, help="Run all rows so often, each time with other seeds.")
+]
+ExpectOption = Annotated[
+    str | None, typer.Option(metavar="COLUMN", help="The column of what is right; a list holds several.")
+]
+FailIfOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="CONDITION", help="Exit with 1 where it holds: 'B.accuracy < A.accuracy - 0.02'."),
+]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
+HtmlOption = Annotated[Path | None, typer.Option("--html", metavar="FILE.html", help="Write a report with pictures.")]
+SliceOption = Annotated[
+    list[str] | None, typer.Option("--slice", metavar="COLUMN", help="Show every figure for each of its values too.")
+]
+
+
+@eval_app.command("eval")
+def evaluate(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe, or an evaluation file with `recipes:`.")],
+    data: Annotated[Path | None, typer.Argument(metavar="[DATA]", help="Rows: .jsonl, .csv, .tsv or .parquet.")] = None,
+    map_: MapOption = None,
+    inputs: InputOption = None,
+    expect: ExpectOption = None,
+    metrics: MetricsOption = None,
+    slices: SliceOption = None,
+    group: Annotated[str | None, typer.Option(metavar="COLUMN", help="Groups, for fairness.")] = None,
+    relevant: Annotated[str | None, typer.Option(metavar="COLUMN", help="Ids of what retrieval should find.")] = None,
+    answer: Annotated[str | None, typer.Option(metavar="FIELD", help="The output's field that is the answer.")] = None,
+    confidence: Annotated[str | None, typer.Option(metavar="FIELD", help="The output's confidence, 0 to 1.")] = None,
+    passages: Annotated[str | None, typer.Option(metavar="FIELD", help="Passages, such as steps.search.")] = None,
+    repeats: Annotated[
+        int | None, typer.Option(min=1, max=100, help="Run all rows so often, with other seeds.")
+    ] = None,
+    limit: LimitOption = None,
+    concurrency: ConcurrencyOption = CONCURRENCY,
+    attempts: AttemptsOption = 2,
+    model: ModelOption = None,
+    set_: SetOption = None,
+    plugin: PluginOption = None,
+    no_cache: NoCacheOption = False,
+    as_json: JsonOption = False,
+    html: HtmlOption = None,
+    fail_if: FailIfOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Measure how good a recipe is on rows of data."""
+    from gristmill_plugins.evaluation._session import Given, Show, run_evaluation
+
+    given = Given(
+        recipes=[recipe], data=data, map=map_, inputs=inputs, metrics=metrics, slices=slices, model=model, set=set_,
+        options={"expect": expect, "group": group, "relevant": relevant, "answer": answer, "confidence": confidence,
+                 "passages": passages, "repeats": repeats, "limit": limit},
+    )  # fmt: skip
+    with _kernel(plugin, cache=not no_cache) as kernel:
+        code = run_evaluation(
+            kernel,
+            given,
+            Show(as_json, html, quiet),
+            effort=(concurrency, attempts),
+            fail_if=fail_if or [],
+            kind="eval",
+        )
+    raise typer.Exit(code)
+
+
+@compare_app.command()
+def compare(
+    recipes: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RECIPE... DATA", help="Recipes (NAME=RECIPE too), then the data; or an evaluation file."
+        ),
+    ],
+    map_: MapOption = None,
+    inputs: InputOption = None,
+    expect: ExpectOption = None,
+    metrics: MetricsOption = None,
+    slices: SliceOption = None,
+    group: Annotated[str | None, typer.Option(metavar="COLUMN", help="Groups, for fairness.")] = None,
+    relevant: Annotated[str | None, typer.Option(metavar="COLUMN", help="Ids of what retrieval should find.")] = None,
+    answer: Annotated[str | None, typer.Option(metavar="FIELD", help="The output's field that is the answer.")] = None,
+    passages: Annotated[str | None, typer.Option(metavar="FIELD", help="Passages, such as steps.search.")] = None,
+    repeats: Annotated[
+        int | None, typer.Option(min=1, max=100, help="Run all rows so often, with other seeds.")
+    ] = None,
+    all_pairs: Annotated[bool, typer.Option("--all-pairs", help="All with all, not each with the first.")] = False,
+    limit: LimitOption = None,
+    concurrency: ConcurrencyOption = CONCURRENCY,
+    attempts: AttemptsOption = 2,
+    model: ModelOption = None,
+    set_: SetOption = None,
+    plugin: PluginOption = None,
+    no_cache: NoCacheOption = False,
+    as_json: JsonOption = False,
+    html: HtmlOption = None,
+    fail_if: FailIfOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Say which recipe is better on rows of data, by how much, and whether that is chance."""
+    from gristmill_plugins.evaluation._session import Given, Show, run_evaluation
+
+    data = Path(recipes[-1]) if len(recipes) > 1 else None
+    given = Given(
+        recipes=recipes[:-1] if data else recipes, data=data, map=map_, inputs=inputs, metrics=metrics, slices=slices,
+        model=model, set=set_,
+        options={"expect": expect, "group": group, "relevant": relevant, "answer": answer, "passages": passages,
+                 "repeats": repeats, "limit": limit},
+    )  # fmt: skip
+    with _kernel(plugin, cache=not no_cache) as kernel:
+        code = run_evaluation(
+            kernel, given, Show(as_json, html, quiet), effort=(concurrency, attempts), fail_if=fail_if or [],
+            kind="compare", all_pairs=all_pairs,
+        )  # fmt: skip
+    raise typer.Exit(code)

@@ -28,6 +28,8 @@ class Metric:
     figure: SetFigure | None = None
     needs: tuple[str, ...] = ()
     lower_is_better: bool = False
+    resamples: int = 1_000
+    """How often a set metric is computed for an interval, and again for a test."""
 
 
 def _best(score: Callable[[str, str], float]) -> RowScore:
@@ -98,7 +100,7 @@ def _context_recall(sample: Sample) -> float | None:
 
 def _marker(sample: Sample) -> float | None:
     marker = sample.row.get("success_marker")
-    if not marker:
+    if not marker or sample.answer is None:
         return None
     return float(str(marker).casefold() in (sample.answer or "").casefold())
 
@@ -136,7 +138,7 @@ _ALL = (
     Metric("rouge_l", "ROUGE-L F-measure, stemmed", _best(texts.rouge("rougeL")), needs=_E),
     Metric("numeric_match", "the answer's last number is the expected one", _best(texts.numeric_match), needs=_E),
     Metric("json_valid", "the answer is JSON", lambda s: 0.0 if s.answer is None else texts.json_valid(s.answer)),
-    Metric("bleu", "corpus BLEU, from 0 to 1", figure=_bleu, needs=_E),
+    Metric("bleu", "corpus BLEU, from 0 to 1", figure=_bleu, needs=_E, resamples=200),
     Metric("ece", "expected calibration error, 10 bins", figure=_confident(sets.expected_calibration_error), needs=_C,
            lower_is_better=True),
     Metric("brier", "Brier score over all labels, from 0 to 2", figure=_brier, needs=("expected", "probabilities"),

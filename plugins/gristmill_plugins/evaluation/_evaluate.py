@@ -1,0 +1,330 @@
+"""Runs recipes on the rows of a task and scores what they answer.
+
+Everything that a report, a comparison or a search says is computed from what is returned here; it prints nothing.
+Invariant: every recipe of a task meets the same rows in the same order, so that scores of one index belong together.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from gristmill import Usage, UsageError
+from gristmill_plugins.evaluation._identity import Identity, identify
+from gristmill_plugins.evaluation._inputs import map_inputs
+from gristmill_plugins.evaluation._metrics import Metric
+from gristmill_plugins.evaluation._rows import DataFile, Row, look_at, need_column, read_rows
+from gristmill_plugins.evaluation._runner import DEFAULT_EFFORT, Effort, Outcome, run_rows
+from gristmill_plugins.evaluation._samples import Sample
+from gristmill_plugins.evaluation._statistics import Interval, bootstrap_interval, mean_interval
+from gristmill_plugins.evaluation._task_file import RecipeMetric, Task
+
+if TYPE_CHECKING:
+    from gristmill import Kernel, RunnableRecipe
+
+Progress = Callable[[int, int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What running a recipe on all rows came to. Tokens are the model's; `seconds` is wall time, all rows together."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
+    calls: int
+    seconds: float
+    rows_cached: int
+    """Rows in which every model call was answered from the cache."""
+    n_rows: int
+
+    @property
+    def tokens_per_row(self) -> float:
+        """Tokens of a row, those that the cache answered included: what it costs where nothing is cached."""
+        return (self.prompt_tokens + self.completion_tokens + self.cached_tokens) / max(1, self.n_rows)
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One metric's outcome. `scores` are the rows', in order: None for a set metric, or where a row has none."""
+
+    metric: str
+    value: float | None
+    interval: Interval
+    n: int
+    lower_is_better: bool = False
+    scores: tuple[float | None, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """One recipe, measured. `samples` holds those of the first repeat."""
+
+    name: str
+    identity: Identity
+    figures: dict[str, Figure]
+    slices: dict[str, dict[str, dict[str, Figure]]]
+    """Column, value, metric."""
+    cost: Cost
+    n_failed: int
+    samples: tuple[Sample, ...] = field(repr=False)
+    repeats: tuple[tuple[Sample, ...], ...] = field(repr=False)
+    spread: dict[str, float] = field(default_factory=dict)
+    """Standard deviation of each figure over repeats, where there are several."""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRows:
+    """The rows of a task, read once."""
+
+    file: DataFile
+    rows: tuple[Row, ...]
+
+
+def read_task_rows(task: Task) -> TaskRows:
+    """Read the rows that a task is about.
+
+    Raises:
+        UsageError: a row cannot be read, a column is missing, or no row is left.
+    """
+    file = look_at(task.data)
+    rows: list[Row] = []
+    for row in _exploded(read_rows(task.data), task.explode):
+        if row.error is not None:
+            raise UsageError(row.error, hint="mend the data: an evaluation leaves no row out")
+        for column in task.where if not rows else ():
+            need_column(row.data, column, "`where` asks for")
+        if all(row.data.get(column) == value for column, value in task.where.items()):
+            rows.append(Row(len(rows) + 1, row.data))
+        if task.limit is not None and len(rows) == task.limit:
+            break
+    if not rows:
+        raise UsageError(f"{task.data}: no row is left to evaluate", hint="see `where` and `limit`")
+    for column in task.slices:
+        need_column(rows[0].data, column, "a slice asks for")
+    return TaskRows(file, tuple(rows))
+
+
+def _exploded(rows: Iterator[Row], column: str | None) -> Iterator[Row]:
+    """Make one row of each item of a list: the first is the original, the others its perturbed forms."""
+    for row in rows:
+        if column is None or row.error is not None:
+            yield row
+            continue
+        need_column(row.data, column, "`explode` asks for")
+        pair = row.data.get("id", row.number)
+        for place, item in enumerate(row.data[column]):
+            yield Row(row.number, {**row.data, column: item, "pair": pair, "perturbed": place > 0})
+
+
+def evaluate(
+    kernel: Kernel, task: Task, name: str, data: TaskRows, effort: Effort = DEFAULT_EFFORT,
+    progress: Progress = lambda *_: None,
+) -> Evaluated:  # fmt: skip
+    """Run one recipe of a task on its rows, as often as it says, and score the answers.
+
+    Raises:
+        UsageError: the task does not fit the recipe or the data.
+        GristmillError: a model cannot be loaded.
+    """
+    metrics = task.plain_metrics()
+    repeats, costs = [], []
+    for repeat in range(task.repeats):
+        loaded = task.load(kernel, name, _seeds(kernel, task, name, repeat))
+        samples, cost = _answers(loaded, task, name, data, effort, progress)
+        repeats.append(samples)
+        costs.append(cost)
+    if all(sample.error for sample in repeats[0]):
+        raise UsageError(f"{name}: every row failed; the first: {repeats[0][0].error}")
+    _check_needs(metrics, repeats[0], name)
+    recipe_scores = [_recipe_scores(kernel, metric, repeats, effort) for metric in task.recipe_metrics()]
+    everything = range(len(data.rows))
+    return Evaluated(
+        name,
+        identify(task.load(kernel, name), task.entry(name).overrides()),
+        _figures(metrics, recipe_scores, repeats, everything, task.seed),
+        _slices(task, metrics, recipe_scores, repeats, data),
+        _total(costs),
+        sum(sample.error is not None for samples in repeats for sample in samples),
+        repeats[0],
+        tuple(repeats),
+        _spread(metrics, repeats) if task.repeats > 1 else {},
+    )
+
+
+def _seeds(kernel: Kernel, task: Task, name: str, repeat: int) -> dict[str, str]:
+    """Give every prompt step of a repeat a seed of its own; the first repeat is the recipe as it stands."""
+    if repeat == 0:
+        return {}
+    steps = task.load(kernel, name).recipe.steps
+    drawn = [step for step, entry in steps.items() if hasattr(entry.work, "seed")]
+    return {f"{step}.seed": str(task.seed + 1_000_003 * repeat) for step in drawn}
+
+
+def _answers(
+    loaded: RunnableRecipe, task: Task, name: str, data: TaskRows, effort: Effort, progress: Progress
+) -> tuple[tuple[Sample, ...], Cost]:
+    inputs = map_inputs(loaded, task.map, task.inputs, data.rows[0])
+    columns, reading, n_rows = task.columns, task.reading(name), len(data.rows)
+    first = columns.of(data.rows[0].data)  # a column that is not there is told before a model loads
+    assert first
+    samples: list[Sample | None] = [None] * n_rows
+    usages: list[Usage] = []
+    counts = {"done": 0, "failed": 0, "cached": 0}
+
+    def take(outcome: Outcome) -> None:
+        parts = columns.of(outcome.row.data)
+        if outcome.result is None:
+            parts |= {"answer": None, "error": str(outcome.error).split("\n", 1)[0]}
+            counts["failed"] += 1
+        else:
+            parts |= reading.read(outcome.result)
+            usages.append(outcome.result.usage)
+            used = outcome.result.usage
+            counts["cached"] += used.calls == 0 and used.cached_tokens > 0
+        samples[outcome.row.number - 1] = Sample(**parts)
+        counts["done"] += 1
+        progress(counts["done"], counts["failed"], n_rows)
+
+    started = time.perf_counter()
+    run_rows(loaded, data.rows, inputs, effort, take)
+    seconds = time.perf_counter() - started
+    usage = Usage.total(usages)
+    cost = Cost(usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens, usage.calls, seconds,
+                counts["cached"], n_rows)  # fmt: skip
+    return tuple(sample for sample in samples if sample is not None), cost
+
+
+def _total(costs: Sequence[Cost]) -> Cost:
+    fields = ("prompt_tokens", "completion_tokens", "cached_tokens", "calls", "seconds", "rows_cached", "n_rows")
+    return Cost(**{name: sum(getattr(cost, name) for cost in costs) for name in fields})
+
+
+def _check_needs(metrics: Sequence[Metric], samples: Sequence[Sample], name: str) -> None:
+    told = {
+        "confidence": "a confidence: end the recipe with a Choice or a Vote, or say --confidence FIELD",
+        "probabilities": "probabilities: end the recipe with a Choice, or say --probabilities FIELD",
+        "passages": "passages: have the recipe put them out, or say --passages steps.NAME",
+    }
+    for metric in metrics:
+        for need, what in told.items():
+            if need in metric.needs and all(getattr(sample, need) is None for sample in samples):
+                raise UsageError(f"the metric {metric.name!r} needs {what}", hint=f"{name} gave none for any row")
+
+
+def _recipe_scores(
+    kernel: Kernel, metric: RecipeMetric, repeats: Sequence[Sequence[Sample]], effort: Effort
+) -> tuple[RecipeMetric, list[list[float | None]]]:
+    """Score every answer with a recipe: the row's columns and `answer`, `expected`, `passages`, as it declares them."""
+    judge = kernel.recipe(metric.recipe)
+    scores = []
+    for samples in repeats:
+        rows = [Row(n, _judged(sample, set(judge.recipe.inputs))) for n, sample in enumerate(samples, 1)]
+        found: list[float | None] = [0.0] * len(rows)
+
+        def take(outcome: Outcome, into: list[float | None] = found) -> None:
+            if outcome.result is None:
+                raise UsageError(f"the metric {metric.name!r} failed: {outcome.error}")
+            into[outcome.row.number - 1] = _as_score(metric.name, outcome.result.output)
+
+        answered = [row for row, sample in zip(rows, samples, strict=True) if sample.answer is not None]
+        if answered:
+            run_rows(judge, answered, map_inputs(judge, {}, {}, answered[0]), effort, take)
+        scores.append(found)
+    return metric, scores
+
+
+def _judged(sample: Sample, wanted: set[str]) -> dict[str, Any]:
+    known: dict[str, Any] = {**sample.row, "answer": sample.answer, "expected": list(sample.expected)}
+    if sample.passages is not None:
+        known["passages"] = [dict(passage) for passage in sample.passages]
+    return {name: value for name, value in known.items() if name in wanted}
+
+
+def _as_score(name: str, output: Any) -> float | None:
+    value = output.get("score") if isinstance(output, dict) else output
+    if value is None:
+        return None
+    if isinstance(value, bool | int | float) and math.isfinite(value):
+        return float(value)
+    raise UsageError(f"the metric {name!r} must put out a number, or {{score: number}}; this is {output!r:.80}")
+
+
+def _figures(
+    metrics: Sequence[Metric],
+    recipe_scores: Sequence[tuple[RecipeMetric, list[list[float | None]]]],
+    repeats: Sequence[Sequence[Sample]],
+    rows: Sequence[int],
+    seed: int,
+) -> dict[str, Figure]:
+    figures = {}
+    for metric in metrics:
+        if metric.row is not None:
+            score = metric.row
+            scores = [_mean_of([score(samples[i]) for samples in repeats]) for i in rows]
+            figures[metric.name] = _row_figure(metric.name, scores, metric.lower_is_better, seed)
+        else:
+            figures[metric.name] = _set_figure(metric, repeats, rows, seed)
+    for judge, all_scores in recipe_scores:
+        scores = [_mean_of([found[i] for found in all_scores]) for i in rows]
+        figures[judge.name] = _row_figure(judge.name, scores, judge.lower_is_better, seed)
+    return figures
+
+
+def _mean_of(scores: Sequence[float | None]) -> float | None:
+    known = [score for score in scores if score is not None]
+    return fmean(known) if known else None
+
+
+def _row_figure(name: str, scores: Sequence[float | None], lower_is_better: bool, seed: int) -> Figure:
+    known = [score for score in scores if score is not None]
+    value = fmean(known) if known else None
+    return Figure(name, value, mean_interval(known, seed=seed), len(known), lower_is_better, tuple(scores))
+
+
+def _set_figure(metric: Metric, repeats: Sequence[Sequence[Sample]], rows: Sequence[int], seed: int) -> Figure:
+    def of(indices: Sequence[int]) -> float | None:
+        return figure_of(metric, repeats, [rows[i] for i in indices])
+
+    interval = bootstrap_interval(of, len(rows), seed=seed, resamples=metric.resamples)
+    return Figure(metric.name, of(range(len(rows))), interval, len(rows), metric.lower_is_better)
+
+
+def figure_of(metric: Metric, repeats: Sequence[Sequence[Sample]], rows: Sequence[int]) -> float | None:
+    """Return a set metric's figure of some rows, the mean over repeats."""
+    assert metric.figure is not None
+    return _mean_of([metric.figure([samples[i] for i in rows]) for samples in repeats])
+
+
+def _slices(
+    task: Task, metrics: Sequence[Metric], recipe_scores: Any, repeats: Sequence[Sequence[Sample]], data: TaskRows
+) -> dict[str, dict[str, dict[str, Figure]]]:
+    found: dict[str, dict[str, dict[str, Figure]]] = {}
+    for column in task.slices:
+        members: dict[str, list[int]] = {}
+        for index, row in enumerate(data.rows):
+            members.setdefault(str(row.data.get(column)), []).append(index)
+        found[column] = {
+            value: _figures(metrics, recipe_scores, repeats, rows, task.seed) for value, rows in sorted(members.items())
+        }
+    return found
+
+
+def _spread(metrics: Sequence[Metric], repeats: Sequence[Sequence[Sample]]) -> dict[str, float]:
+    from statistics import stdev
+
+    spread = {}
+    for metric in metrics:
+        values = []
+        for samples in repeats:
+            if metric.row is None:
+                value = figure_of(metric, [samples], range(len(samples)))
+            else:
+                value = _mean_of([metric.row(sample) for sample in samples])
+            values.append(math.nan if value is None else value)
+        spread[metric.name] = stdev(values)
+    return spread

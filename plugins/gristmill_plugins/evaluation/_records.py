@@ -1,0 +1,151 @@
+"""Keeps what was measured: a record of each evaluation, comparison, search and ladder, with what it takes to repeat it.
+
+A record is a JSON file below the data folder, and beside it one JSON line for each row with every answer and score. It
+measures nothing. Invariant: a record is written whole or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import secrets
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gristmill import UsageError, suggest
+from gristmill_plugins.evaluation._evaluate import Evaluated, Figure, TaskRows
+from gristmill_plugins.evaluation._identity import versions
+from gristmill_plugins.evaluation._plain import jsonable
+from gristmill_plugins.evaluation._task_file import Task
+
+if TYPE_CHECKING:
+    from gristmill import Kernel
+
+FOLDER = "evaluations"
+
+
+def figure_record(figure: Figure) -> dict[str, Any]:
+    """Return a figure as JSON: value and interval, null where there is none."""
+    return {
+        "value": _finite(figure.value), "low": _finite(figure.interval.low), "high": _finite(figure.interval.high),
+        "n": figure.n, "lower_is_better": figure.lower_is_better,
+    }  # fmt: skip
+
+
+def _finite(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else value
+
+
+def evaluated_record(evaluated: Evaluated) -> dict[str, Any]:
+    """Return what was measured of one recipe as JSON, its rows aside."""
+    return {
+        "identity": evaluated.identity,
+        "metrics": _figure_records(evaluated.figures),
+        "slices": {
+            column: {
+                value: {name: figure_record(f) for name, f in figures.items()} for value, figures in values.items()
+            }
+            for column, values in evaluated.slices.items()
+        },
+        "spread": dict(evaluated.spread),
+        "cost": asdict(evaluated.cost) | {"tokens_per_row": evaluated.cost.tokens_per_row},
+        "failed": evaluated.n_failed,
+    }
+
+
+def _figure_records(figures: Mapping[str, Figure]) -> dict[str, Any]:
+    return {name: figure_record(figure) for name, figure in figures.items()}
+
+
+def make_record(kind: str, task: Task, data: TaskRows, evaluated: Iterable[Evaluated], **more: Any) -> dict[str, Any]:
+    """Return a record: what was asked, of what, with which versions, and what came out."""
+    return {
+        "id": f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}",
+        "kind": kind,
+        "at": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "versions": versions(),
+        "data": {"path": str(task.data), "sha256": data.file.sha256, "size_bytes": data.file.size_bytes,
+                 "rows": len(data.rows)},
+        "task": task.model_dump(mode="json", exclude_defaults=True),
+        "recipes": {one.name: evaluated_record(one) for one in evaluated},
+        **more,
+    }  # fmt: skip
+
+
+def keep(kernel: Kernel, record: Mapping[str, Any], data: TaskRows, evaluated: Iterable[Evaluated]) -> Path:
+    """Write a record and its rows, drop the oldest beyond `[limits] runs_kept`, and return the record's file."""
+    folder = kernel.settings.data_directory / FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{record['id']}.json"
+    _write(path.with_suffix(".rows.jsonl"), "".join(_row_lines(data, list(evaluated))))
+    _write(path, json.dumps(record, ensure_ascii=False, indent=1) + "\n")
+    for old in sorted(folder.glob("*.json"))[: -kernel.settings.runs_kept]:
+        old.unlink(missing_ok=True)
+        old.with_suffix(".rows.jsonl").unlink(missing_ok=True)
+    return path
+
+
+def _row_lines(data: TaskRows, evaluated: list[Evaluated]) -> Iterable[str]:
+    for index, row in enumerate(data.rows):
+        answers = {one.name: one.samples[index].answer for one in evaluated}
+        errors = {one.name: one.samples[index].error for one in evaluated if one.samples[index].error}
+        scores = {
+            one.name: {name: f.scores[index] for name, f in one.figures.items() if f.scores is not None}
+            for one in evaluated
+        }
+        line = {"row": row.number, "id": jsonable(row.data.get("id", row.number)), "answers": answers,
+                "scores": scores} | ({"errors": errors} if errors else {})  # fmt: skip
+        yield json.dumps(line, ensure_ascii=False) + "\n"
+
+
+def _write(path: Path, text: str) -> None:
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
+        os.replace(partial, path)
+    except OSError as error:
+        raise UsageError(f"{path}: the record cannot be written: {error.strerror}") from error
+
+
+def list_records(folder: Path) -> list[dict[str, Any]]:
+    """Return the records in a data folder, the oldest first; files that are none are left out."""
+    found = []
+    for path in sorted((folder / FOLDER).glob("*.json")):
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        if isinstance(record, dict) and "id" in record and "kind" in record:
+            found.append(record)
+    return found
+
+
+def find_record(folder: Path, name: str) -> dict[str, Any]:
+    """Return a record by its id or the beginning of it; `last` is the newest.
+
+    Raises:
+        UsageError: there is none, or several begin so.
+    """
+    records = list_records(folder)
+    if name == "last" and records:
+        return records[-1]
+    found = [record for record in records if record["id"].startswith(name)]
+    if len(found) == 1:
+        return found[0]
+    known = [record["id"] for record in records]
+    if found:
+        raise UsageError(f"{len(found)} records begin with {name!r}", hint="give more of the id")
+    raise UsageError(f"there is no record {name!r}", hint=suggest(name, known, most=5))
+
+
+def read_scores(folder: Path, record_id: str) -> list[dict[str, Any]]:
+    """Return the rows of a record, empty if they are gone."""
+    path = folder / FOLDER / f"{record_id}.rows.jsonl"
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError):
+        return []
