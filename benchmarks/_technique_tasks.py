@@ -15,7 +15,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
 
-POOL = 80
+POOL = 60
 """Rows that examples and fits come from."""
 
 

@@ -5,12 +5,16 @@
     python benchmarks/techniques.py --report                       # the tables, from benchmarks/results/techniques.json
 
 DATA holds `dev/*.jsonl`, and `train/*.jsonl` where there is one. Each technique is a recipe, written here and run as a
-user would run it, with a prompt cache of its own, so that no technique lives on what another asked. Rows are drawn in
-one fixed random order; examples and what is fitted come from `train`, or else from rows that are never asked.
+user would run it. Rows are drawn in one fixed random order; examples and what is fitted come from `train`, or else from
+rows that are never asked.
+
+What a technique costs is measured on the first ten rows, with an empty prompt cache and the engine loaded: tokens,
+calls, processor seconds of all processes (on a machine with other work they say more than the clock), and the calls
+that are left when the same rows are run again. Its answers to all rows go through a cache that all techniques share,
+since many ask the same thing; that changes no answer.
 
 Accuracy has a bootstrap interval of 95%; the difference from the plain prompt is of the same rows, and so is its
-interval (paired bootstrap, 10,000 draws). Processor seconds count all processes, engines included; on a machine with
-other work they say more than the clock.
+interval (paired bootstrap, 10,000 draws).
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ import argparse
 import asyncio
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -35,7 +40,8 @@ from _technique_tasks import TASKS, Row, Task
 from gristmill import Kernel, PromptCache, RecipeError, RunnableRecipe, RunResult
 
 RESULTS = Path(__file__).parent / "results" / "techniques.json"
-BATCH = 10
+BATCH = 20
+COST_ROWS = 10
 AT_ONCE = 4
 DRAWS = 10_000
 
@@ -72,6 +78,11 @@ class Places:
     work: Path
     results: Path
 
+    @property
+    def shared_cache(self) -> Path:
+        """Where the command line keeps its prompt cache when XDG_CACHE_HOME is `cache` here."""
+        return self.work / "cache" / "gristmill" / "prompts"
+
 
 def main() -> None:
     """Run what is missing and print the tables."""
@@ -99,7 +110,7 @@ def main() -> None:
 def run_pair(task: Task, technique: Technique, n: int, places: Places, results: dict[str, Record]) -> None:
     """Run one technique on the rows of one task that were not run yet, and keep what came of them."""
     key = f"{task.name}/{technique.name}"
-    record = results.get(key) or {"right": "", "tokens": 0, "calls": 0, "seconds": 0.0, "cpu_s": 0.0, "again_calls": 0}
+    record = results.get(key) or {"right": ""}
     rows, pool = task.load(places.data)
     rows = rows[:n]
     if len(record["right"]) >= len(rows):
@@ -108,29 +119,35 @@ def run_pair(task: Task, technique: Technique, n: int, places: Places, results: 
     folder.mkdir(parents=True, exist_ok=True)
     recipe = folder / "recipe.yaml"
     recipe.write_text(json.dumps(technique.build(task, pool), indent=1, ensure_ascii=False))
-    with Kernel(cache=PromptCache(folder / "cache")) as kernel:
+    with Kernel(cache=PromptCache(places.shared_cache)) as kernel:
         try:
             runnable = kernel.recipe(recipe)
         except RecipeError as error:  # a function that is not installed
             print(f"{key}: left out: {error.diagnostics[0].message}", flush=True)
             return
-        if technique.fit is not None and "fitted" not in record:
-            record["fitted"] = fit(technique, task, pool, folder)
+        if technique.fit is not None and not ("fitted" in record and (folder / "fitted.json").is_file()):
+            record["fitted"] = fit(technique, task, pool, folder, places)
         while len(record["right"]) < len(rows):
             batch = rows[len(record["right"]) :][:BATCH]
-            measure(runnable, task, batch, record)
+            given = asyncio.run(run_rows(runnable, batch))
+            record["right"] += "".join(
+                str(int(task.judge(str_of(result.output), row))) for result, row in zip(given, batch, strict=True)
+            )
             results[key] = record
             save(results, places.results)
+    if "cost" not in record:
+        record["cost"] = cost_of(recipe, rows[:COST_ROWS], pool[0], folder / "cache")
+        save(results, places.results)
     print(f"{key}: {mean(record['right']):.3f} of {len(record['right'])}", flush=True)
 
 
-def fit(technique: Technique, task: Task, pool: Sequence[Row], folder: Path) -> Record:
+def fit(technique: Technique, task: Task, pool: Sequence[Row], folder: Path, places: Places) -> Record:
     """Fit the technique's step on rows that are never asked, by the command line, and return what it says."""
     data = folder / "pool.jsonl"
     data.write_text("".join(json.dumps({**row.inputs, "label": row.answer}) + "\n" for row in pool))
     command = [sys.executable, "-m", "gristmill", "ensemble", "fit", str(folder / "recipe.yaml"), str(technique.fit)]
     command += ["--data", str(data), "--out", str(folder / "fitted.json"), "--json", *technique.fit_options]
-    environment = {**os.environ, "XDG_CACHE_HOME": str(folder / "fit-cache")}
+    environment = {**os.environ, "XDG_CACHE_HOME": str(places.work / "cache")}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
         raise SystemExit(f"{task.name}/{technique.name} cannot be fitted:\n{done.stderr}")
@@ -138,18 +155,26 @@ def fit(technique: Technique, task: Task, pool: Sequence[Row], folder: Path) -> 
     return evidence
 
 
-def measure(runnable: RunnableRecipe, task: Task, rows: Sequence[Row], record: Record) -> None:
-    """Run a batch of rows twice, and add what it came to; the second run shows what the prompt cache saves."""
-    cpu_s, started = _quiet.family_s(os.getpid()), time.perf_counter()
-    first = asyncio.run(run_rows(runnable, rows))
-    record["seconds"] += time.perf_counter() - started
-    record["cpu_s"] += _quiet.family_s(os.getpid()) - cpu_s
-    again = asyncio.run(run_rows(runnable, rows))
-    record["right"] += "".join(str(int(task.judge(str_of(r.output), row))) for r, row in zip(first, rows, strict=True))
-    for result in first:
-        record["tokens"] += result.usage.prompt_tokens + result.usage.completion_tokens
-        record["calls"] += result.usage.calls
-    record["again_calls"] += sum(result.usage.calls for result in again)
+def cost_of(recipe: Path, rows: Sequence[Row], warm_up: Row, cache: Path) -> Record:
+    """Return what rows cost with an empty prompt cache, in all, and how many calls are left when they come again."""
+    shutil.rmtree(cache, ignore_errors=True)
+    with Kernel(cache=PromptCache(cache)) as kernel:
+        runnable = kernel.recipe(recipe)
+        asyncio.run(run_rows(runnable, [warm_up]))  # loads the engine
+        cpu_s, started = _quiet.family_s(os.getpid()), time.perf_counter()
+        first = asyncio.run(run_rows(runnable, rows))
+        seconds, cpu_s = time.perf_counter() - started, _quiet.family_s(os.getpid()) - cpu_s
+        again = asyncio.run(run_rows(runnable, rows))
+    usages = [result.usage for result in first]
+    return {
+        "n": len(rows),
+        "tokens": sum(usage.prompt_tokens + usage.completion_tokens for usage in usages),
+        "calls": sum(usage.calls for usage in usages),
+        "seconds": round(seconds, 2),
+        "cpu_s": round(cpu_s, 2),
+        "again_calls": sum(result.usage.calls for result in again),
+        "again_hits": sum(result.usage.calls == 0 for result in again),
+    }
 
 
 async def run_rows(runnable: RunnableRecipe, rows: Sequence[Row]) -> list[RunResult]:
@@ -201,7 +226,7 @@ def report(results: Mapping[str, Record]) -> str:
 
 def table(known: Mapping[str, Record]) -> str:
     lines = [
-        "| technique | n | accuracy, % | difference from plain, points | tokens | calls | processor s | calls again |",
+        "| technique | n | right, % | against plain, points | tokens | calls | processor s | from cache, 2nd run |",
         "|---|--:|--:|--:|--:|--:|--:|--:|",
     ]
     plain = known.get("plain", {}).get("right", "")
@@ -209,20 +234,19 @@ def table(known: Mapping[str, Record]) -> str:
         right = [float(bit) for bit in record["right"]]
         n = len(right)
         low, high = interval(right)
-        cells = [
-            name,
-            str(n),
-            f"{100 * sum(right) / n:.1f} ({100 * low:.0f} to {100 * high:.0f})",
-            difference(right, plain, name),
-        ]
-        cells += [
-            f"{record['tokens'] / n:.0f}",
-            f"{record['calls'] / n:.1f}",
-            f"{record['cpu_s'] / n:.2f}",
-            str(record["again_calls"]),
-        ]
+        cells = [name, str(n), f"{100 * sum(right) / n:.0f} ({100 * low:.0f} to {100 * high:.0f})"]
+        cells += [difference(right, plain, name), *costs(record.get("cost"))]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def costs(cost: Record | None) -> list[str]:
+    """Return tokens, calls and processor seconds a question, and the rows that came from the cache alone."""
+    if cost is None:
+        return ["", "", "", ""]
+    n = cost["n"]
+    each = [f"{cost['tokens'] / n:.0f}", f"{cost['calls'] / n:.1f}", f"{cost['cpu_s'] / n:.2f}"]
+    return [*each, f"{cost['again_hits']} of {n}"]
 
 
 def difference(right: Sequence[float], plain: str, name: str) -> str:

@@ -53,7 +53,7 @@ def plugin() -> SurePlugin:
 
 @pytest.fixture
 def kernel(tmp_path: Path, plugin: SurePlugin) -> Iterator[Kernel]:
-    texts = {"three": lambda _, index: ["yes", "No.", "Yes"][index % 3], "": "plain text"}
+    texts: dict[str, Any] = {"three": lambda _, index: ["yes", "No.", "Yes"][index % 3], "": "plain text"}
     plugins = {"ensemble": EnsemblePlugin(), "sure": plugin, "fake": FakePlugin(texts)}
     with Kernel(plugins=plugins, memory=tmp_path / "memory", cache=False) as made:
         made.registry._scanned = True  # these plugins and no installed ones
