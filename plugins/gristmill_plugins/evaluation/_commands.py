@@ -222,3 +222,94 @@ def compare(
             kind="compare", all_pairs=all_pairs,
         )  # fmt: skip
     raise typer.Exit(code)
+
+
+optimize_app = _app()
+
+
+@optimize_app.command()
+def optimize(
+    file: Annotated[Path, typer.Argument(metavar="FILE.yaml", help="What to search: recipe, data, metrics, tune.")],
+    concurrency: ConcurrencyOption = CONCURRENCY,
+    attempts: AttemptsOption = 2,
+    plugin: PluginOption = None,
+    no_cache: NoCacheOption = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Search a recipe's choices on one part of the data, and confirm the best on the other."""
+    from gristmill_plugins.evaluation._optimize import as_options, read_search
+    from gristmill_plugins.evaluation._optimize import optimize as search_for
+    from gristmill_plugins.evaluation._plain import jsonable
+    from gristmill_plugins.evaluation._print import print_note, shown
+    from gristmill_plugins.evaluation._records import keep, make_record
+    from gristmill_plugins.evaluation._runner import Effort
+    from gristmill_plugins.evaluation._session import print_differences
+
+    search = read_search(file)
+    with _kernel(plugin, cache=not no_cache) as kernel:
+        found = search_for(
+            kernel, search, Effort(concurrency, attempts), lambda line: None if quiet or as_json else print_note([line])
+        )
+        more = {
+            "setting": found.setting, "rounds": found.rounds, "rows_spent": found.rows_spent,
+            "differences": [one.as_json() for one in found.differences],
+        }  # fmt: skip
+        record = jsonable(make_record("optimize", search, found.held_out, found.confirmed, **more))
+        place = keep(kernel, record, found.held_out, found.confirmed)
+    if as_json:
+        typer.echo(json.dumps(record, ensure_ascii=False))
+        return
+    n = len(found.held_out.rows)
+    typer.echo(f"searched with {found.rows_spent:,} rows; on {plural(n, 'row')} that were held out:")
+    for one in found.confirmed:
+        figures = ", ".join(f"{name} {shown(figure)}" for name, figure in one.figures.items())
+        typer.echo(f"  {one.name}: {figures}, {one.cost.tokens_per_row:,.0f} tokens/row")
+    if found.setting:
+        print_differences(found.differences)
+        typer.echo("\nbest setting: " + " ".join(as_options(found.setting)))
+    else:
+        typer.echo("the recipe as it is was the best")
+    print_note([f"kept as {place.stem}"])
+
+
+runs_app = typer.Typer(rich_markup_mode=None, help="Look at what was measured.", no_args_is_help=True)
+RecordArgument = Annotated[str, typer.Argument(metavar="ID", help="A record's id, its beginning, or `last`.")]
+
+
+@runs_app.command("list")
+def runs_list(as_json: JsonOption = False) -> None:
+    """List what was measured, the newest last."""
+    from gristmill.commands import print_table
+    from gristmill_plugins.evaluation._history import list_rows
+    from gristmill_plugins.evaluation._records import list_records
+
+    with _kernel(None, cache=False) as kernel:
+        records = list_records(kernel.settings.data_directory)
+    if as_json:
+        typer.echo(json.dumps([{key: r[key] for key in ("id", "kind", "at", "data")} for r in records]))
+    else:
+        print_table(("id", "kind", "data (rows)", "figures"), list_rows(records))
+
+
+@runs_app.command("show")
+def runs_show(record: RecordArgument, as_json: JsonOption = False) -> None:
+    """Show one record: figures, digests, versions."""
+    from gristmill_plugins.evaluation._history import show_lines
+    from gristmill_plugins.evaluation._records import find_record
+
+    with _kernel(None, cache=False) as kernel:
+        found = find_record(kernel.settings.data_directory, record)
+    typer.echo(json.dumps(found, ensure_ascii=False) if as_json else "\n".join(show_lines(found)))
+
+
+@runs_app.command("diff")
+def runs_diff(first: RecordArgument, second: RecordArgument) -> None:
+    """Say what two records differ in: versions, recipes, models, data, and figures row by row."""
+    from gristmill_plugins.evaluation._history import diff_lines
+    from gristmill_plugins.evaluation._records import find_record
+
+    with _kernel(None, cache=False) as kernel:
+        folder = kernel.settings.data_directory
+        lines = diff_lines(folder, find_record(folder, first), find_record(folder, second))
+    typer.echo("\n".join(lines))

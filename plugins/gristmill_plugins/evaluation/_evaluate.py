@@ -135,7 +135,7 @@ def evaluate(
     repeats, costs = [], []
     for repeat in range(task.repeats):
         loaded = task.load(kernel, name, _seeds(kernel, task, name, repeat))
-        samples, cost = _answers(loaded, task, name, data, effort, progress)
+        samples, cost = answer_rows(loaded, task, name, data.rows, effort, progress)
         repeats.append(samples)
         costs.append(cost)
     if all(sample.error for sample in repeats[0]):
@@ -165,13 +165,19 @@ def _seeds(kernel: Kernel, task: Task, name: str, repeat: int) -> dict[str, str]
     return {f"{step}.seed": str(task.seed + 1_000_003 * repeat) for step in drawn}
 
 
-def _answers(
-    loaded: RunnableRecipe, task: Task, name: str, data: TaskRows, effort: Effort, progress: Progress
-) -> tuple[tuple[Sample, ...], Cost]:
-    inputs = map_inputs(loaded, task.map, task.inputs, data.rows[0])
-    columns, reading, n_rows = task.columns, task.reading(name), len(data.rows)
-    first = columns.of(data.rows[0].data)  # a column that is not there is told before a model loads
-    assert first
+def answer_rows(
+    loaded: RunnableRecipe, task: Task, name: str, rows: Sequence[Row], effort: Effort = DEFAULT_EFFORT,
+    progress: Progress = lambda *_: None,
+) -> tuple[tuple[Sample, ...], Cost]:  # fmt: skip
+    """Run a recipe on some rows of its task, and return the answers in the order of the rows, and what they cost.
+
+    Raises:
+        UsageError: the task does not fit the recipe or the data.
+    """
+    inputs = map_inputs(loaded, task.map, task.inputs, rows[0])
+    columns, reading, n_rows = task.columns, task.reading(name), len(rows)
+    columns.of(rows[0].data)  # a column that is not there is told before a model loads
+    place_of = {row.number: place for place, row in enumerate(rows)}
     samples: list[Sample | None] = [None] * n_rows
     usages: list[Usage] = []
     counts = {"done": 0, "failed": 0, "cached": 0}
@@ -186,12 +192,12 @@ def _answers(
             usages.append(outcome.result.usage)
             used = outcome.result.usage
             counts["cached"] += used.calls == 0 and used.cached_tokens > 0
-        samples[outcome.row.number - 1] = Sample(**parts)
+        samples[place_of[outcome.row.number]] = Sample(**parts)
         counts["done"] += 1
         progress(counts["done"], counts["failed"], n_rows)
 
     started = time.perf_counter()
-    run_rows(loaded, data.rows, inputs, effort, take)
+    run_rows(loaded, rows, inputs, effort, take)
     seconds = time.perf_counter() - started
     usage = Usage.total(usages)
     cost = Cost(usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens, usage.calls, seconds,
@@ -294,6 +300,13 @@ def _set_figure(metric: Metric, repeats: Sequence[Sequence[Sample]], rows: Seque
     return Figure(metric.name, of(range(len(rows))), interval, len(rows), metric.lower_is_better)
 
 
+def value_of(metric: Metric, samples: Sequence[Sample]) -> float | None:
+    """Return a metric's value of some answers."""
+    if metric.row is None:
+        return figure_of(metric, [samples], range(len(samples)))
+    return _mean_of([metric.row(sample) for sample in samples])
+
+
 def figure_of(metric: Metric, repeats: Sequence[Sequence[Sample]], rows: Sequence[int]) -> float | None:
     """Return a set metric's figure of some rows, the mean over repeats."""
     assert metric.figure is not None
@@ -321,10 +334,7 @@ def _spread(metrics: Sequence[Metric], repeats: Sequence[Sequence[Sample]]) -> d
     for metric in metrics:
         values = []
         for samples in repeats:
-            if metric.row is None:
-                value = figure_of(metric, [samples], range(len(samples)))
-            else:
-                value = _mean_of([metric.row(sample) for sample in samples])
+            value = value_of(metric, samples)
             values.append(math.nan if value is None else value)
         spread[metric.name] = stdev(values)
     return spread
