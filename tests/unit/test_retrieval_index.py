@@ -164,7 +164,7 @@ def test_a_file_that_was_only_touched_makes_no_generation(desk: Desk) -> None:
     desk.index()
     os.utime(path, ns=(5 * 10**9, 5 * 10**9))
     assert desk.index().generation == 1
-    assert IndexFile(desk.index_file.parent).files()["handbook/a.txt"].modified_ns == 5 * 10**9
+    assert IndexFile(desk.index_file.parent).current()[1]["handbook/a.txt"].modified_ns == 5 * 10**9
 
 
 def test_a_change_within_the_tick_of_the_clock_is_seen(desk: Desk) -> None:
@@ -310,9 +310,9 @@ def test_each_embedder_has_an_index_of_its_own(desk: Desk) -> None:
     desk.write("a.txt", "the mill")
     desk.search("mill")
     assert desk.search("mill", "documents: ./handbook, embedder: e", OTHERS)[0].text == "the mill"
-    assert desk.others.made.texts == ["the mill", "mill"]
+    assert desk.others.made.texts == ["mill", "the mill"]
     desk.search("mill")
-    assert desk.embedder.texts == ["the mill", "mill", "mill"]
+    assert sorted(desk.embedder.texts) == ["mill", "mill", "the mill"]
 
 
 def test_a_named_index_refuses_the_vectors_of_another_embedder(desk: Desk) -> None:

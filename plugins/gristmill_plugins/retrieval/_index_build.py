@@ -78,9 +78,7 @@ class Build:
 
     def changed(self, before: Stand, rows: Mapping[str, FileRow], *, again: bool) -> list[Source]:
         """Return the files that may differ from the generation's; with `again` also those that could not be read."""
-        if not self._made_alike(before):
-            return self.found.sources
-        return [source for source in self.found.sources if not _same(rows.get(source.path), source, again)]
+        return changed_files(self.found, rows, again=again) if self._made_alike(before) else self.found.sources
 
     async def run(self, before: Stand, rows: Mapping[str, FileRow], changed: Sequence[Source]) -> Stand:
         """Bring the index up to date, and return where it stands.
@@ -162,6 +160,11 @@ class Build:
         stacked = np.stack([vectors[chunk.digest] for chunk in self._batch]) if self._batch else np.empty((0, 0))
         await asyncio.to_thread(self.index.stage, self._batch, stacked, self._complete)
         self._batch, self._complete = [], []
+
+
+def changed_files(found: Found, rows: Mapping[str, FileRow], *, again: bool = False) -> list[Source]:
+    """Return the files that look different from those of the generation; with `again` also those with a problem."""
+    return [source for source in found.sources if not _same(rows.get(source.path), source, again)]
 
 
 def _same(row: FileRow | None, source: Source, again: bool) -> bool:

@@ -21,7 +21,7 @@ from pydantic import Field
 
 from gristmill import Context, Embedder, EmbedderRef, FunctionError, ModelRef, Passage, Value, function
 from gristmill_plugins.retrieval._chunks import Chunker, SplitOptions, Splitter, estimated_tokens
-from gristmill_plugins.retrieval._index_build import Build, OnError, Plan, Tally
+from gristmill_plugins.retrieval._index_build import Build, OnError, Plan, Tally, changed_files
 from gristmill_plugins.retrieval._index_walk import walk
 from gristmill_plugins.retrieval._llama_index_models import make_embedding, waited
 from gristmill_plugins.retrieval._llama_index_parts import Parts
@@ -43,6 +43,8 @@ EmbedderName = Annotated[EmbedderRef | None, "One declared under models:, instea
 DEFAULT_OPTIONS: Mapping[str, Any] = {
     "splitter": "markdown", "size": 256, "overlap": 32, "tokens_of": None, "counted_by": None, "readers": {},
 }  # fmt: skip
+_SMALL_CHUNKS, _SMALL_FILES = 4000, 50
+"""What is searched on the loop itself: it takes up to a millisecond, and a thread costs 0.1 ms, 2 on a busy machine."""
 _POLL_S = 0.05
 """Between two looks at whether another process is done with an index."""
 
@@ -82,6 +84,22 @@ class _Opened:
         self.file = IndexFile(folder)
         self.view = View()
         self.turn = asyncio.Lock()
+
+    def is_small(self) -> bool:
+        """Tell whether a search takes less time than handing it to a thread would, as far as is known."""
+        stand, rows = self.file.known()
+        return 0 < stand.watermark <= _SMALL_CHUNKS and len(rows) <= _SMALL_FILES
+
+    def look(self, asked: Query, roots: Sequence[Path], context: Context) -> list[Passage] | None:
+        """Search; None if there is no index, or some document changed since it was made."""
+        stand, rows = self.file.current()
+        if not stand.generation:
+            return None
+        if roots:
+            found = walk(roots, READERS.keys() | stand.options["readers"].keys(), context.path)
+            if len(found.sources) != len(rows) or changed_files(found, rows):
+                return None
+        return find(self.file, self.view, asked) if asked.text.strip() else []
 
 
 class IndexFunctions:
@@ -170,37 +188,24 @@ class IndexFunctions:
             passages = await search_elsewhere(part, retriever, query, top_k, made_by)
             return _kept(passages, where or {}, min_score, top_k)
         chosen = None if mode == "bm25" and documents is None and mmr is None else _embedder(context, embedder)
-        opened = await self._searched(context, documents, index, chosen)
-        if not query.strip():
-            return []
-        vector = await _vector(chosen, query) if mode != "bm25" and chosen is not None else None
-        return await asyncio.to_thread(
-            find, opened.file, opened.view,
-            Query(
-                query, vector, None if chosen is None else chosen.fingerprint, mode, top_k, where or {}, mmr,
-                neighbours, min_score, fusion, dense_weight,
-            ),
+        roots = [] if documents is None else _roots(documents)
+        opened, _ = self._open(context, index, roots, chosen)
+        vector = await _vector(chosen, query) if mode != "bm25" and chosen is not None and query.strip() else None
+        asked = Query(
+            query, vector, None if chosen is None else chosen.fingerprint, mode, top_k, where or {}, mmr,
+            neighbours, min_score, fusion, dense_weight,
         )  # fmt: skip
-
-    async def _searched(
-        self, context: Context, documents: Path | list[Path] | None, name: str | None, embedder: Embedder | None
-    ) -> _Opened:
-        """Return the index to search: a named one as it is, that of documents brought up to date.
-
-        Raises:
-            FunctionError: no index has that name.
-        """
-        if documents is None:
-            opened, _ = self._open(context, name, [], None)
-            if not (await asyncio.to_thread(opened.file.stand)).generation:
-                raise FunctionError(f"there is no index {name!r}", hint="make it with retrieval.index")
-            return opened
-        assert embedder is not None
-        roots = _roots(documents)
-        opened, _ = self._open(context, None, roots, embedder)
-        async with opened.turn:
-            await _Run(self, context, opened, roots, embedder, None, "skip", again=False).bring_up_to_date()
-        return opened
+        found = opened.look(asked, roots, context) if opened.is_small() else await asyncio.to_thread(
+            opened.look, asked, roots, context
+        )  # fmt: skip
+        if found is None and index is not None:
+            raise FunctionError(f"there is no index {index!r}", hint="make it with retrieval.index")
+        if found is None:
+            assert chosen is not None
+            async with opened.turn:
+                await _Run(self, context, opened, roots, chosen, None, "skip", again=False).bring_up_to_date()
+            found = await asyncio.to_thread(find, opened.file, opened.view, asked)
+        return found
 
     def _open(
         self, context: Context, name: str | None, roots: Sequence[Path], embedder: Embedder | None
@@ -243,7 +248,7 @@ class _Run:
 
     async def bring_up_to_date(self) -> tuple[Stand, Tally, int]:
         """Index what changed, if anything did; take the options of the index where none are given."""
-        before, rows = await asyncio.to_thread(lambda: (self.file.stand(), self.file.files()))
+        before, rows = await asyncio.to_thread(self.file.current)
         plan = self._plan(before)
         found = await asyncio.to_thread(walk, self.roots, READERS.keys() | plan.readers.keys(), self.context.path)
         build = Build(self.file, plan, found, self.context.note)
@@ -251,7 +256,7 @@ class _Run:
         if not changed and before.generation and len(rows) == len(found.sources):
             return before, build.tally, found.n_ignored
         async with _only_writer(self.file.folder):
-            before, rows = await asyncio.to_thread(lambda: (self.file.stand(), self.file.files()))
+            before, rows = await asyncio.to_thread(self.file.current)
             changed = build.changed(before, rows, again=self.again)  # another process may have been faster
             stand = await build.run(before, rows, changed)
         return stand, build.tally, found.n_ignored

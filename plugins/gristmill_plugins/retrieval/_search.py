@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from gristmill import FunctionError, Hit, Passage, StoredRecord
 from gristmill.ranking import Fusion, diversify, fuse, match_expression
-from gristmill_plugins.retrieval._store import IndexFile, Stand, read_stand
+from gristmill_plugins.retrieval._store import IndexFile, Stand
 from gristmill_plugins.retrieval._store_view import View
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def find(index: IndexFile, view: View, query: Query) -> list[Passage]:
         StoreError: it cannot be read.
     """
     with index.reading() as connection:
-        stand = Stand() if connection is None else read_stand(connection)
+        stand = Stand() if connection is None else index.current_in(connection)[0]
         if connection is None or stand.generation == 0:
             return []
         if query.fingerprint is not None and query.fingerprint != stand.fingerprint:
@@ -175,8 +175,8 @@ def _untaken(around: Sequence[_Row], row: _Row, taken: set[int]) -> list[_Row]:
 
 def _passage(row: _Row, around: Sequence[_Row], hit: Hit, score: float) -> Passage:
     own = json.loads(row.metadata)
-    first, last = json.loads(around[0].metadata), json.loads(around[-1].metadata)
-    if "line" in own:
+    if "line" in own and len(around) > 1:
+        first, last = json.loads(around[0].metadata), json.loads(around[-1].metadata)
         own |= {"line": first["line"], "end_line": last["end_line"]}
     found_by = [*(["dense"] if hit.record.metadata["dense"] else []), *(["bm25"] if hit.lexical is not None else [])]
     sides = {"dense": hit.dense, "bm25": hit.lexical}

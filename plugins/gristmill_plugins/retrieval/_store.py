@@ -45,6 +45,8 @@ class Stand:
     dim: int | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     documents: tuple[str, ...] = ()
+    state: int = 0
+    """Changes with anything that is published or noted: equal states have equal stands and files."""
 
 
 class FileRow(NamedTuple):
@@ -81,6 +83,7 @@ class IndexFile:
         self._connection: sqlite3.Connection | None = None
         self._identity: tuple[int, int] | None = None
         self._finalizer: Callable[[], Any] = lambda: None
+        self._known: tuple[Stand, dict[str, FileRow]] = (Stand(), {})
 
     @contextmanager
     def _open(self, *, make: bool = False) -> Iterator[sqlite3.Connection | None]:
@@ -128,19 +131,29 @@ class IndexFile:
 
     def stand(self) -> Stand:
         """Return which generation is published."""
-        with self.reading() as connection:
-            return Stand() if connection is None else read_stand(connection)
+        return self.current()[0]
 
-    def files(self) -> dict[str, FileRow]:
-        """Return the files of the generation."""
+    def known(self) -> tuple[Stand, Mapping[str, FileRow]]:
+        """Return what `current` returned last, without looking."""
+        return self._known
+
+    def current(self) -> tuple[Stand, Mapping[str, FileRow]]:
+        """Return which generation is published, and its files; they are read again only when they changed."""
         with self.reading() as connection:
-            if connection is None:
-                return {}
+            return (Stand(), {}) if connection is None else self.current_in(connection)
+
+    def current_in(self, connection: sqlite3.Connection) -> tuple[Stand, Mapping[str, FileRow]]:
+        """Return what `current` does, as the transaction sees it. The caller is `reading`."""
+        row = connection.execute("SELECT value FROM facts WHERE key = 'state'").fetchone()
+        if row is None:
+            return Stand(), {}
+        if int(row[0]) != self._known[0].state:
             rows = connection.execute(
                 "SELECT files.path, version, size_bytes, modified_ns, problem FROM files"
                 " JOIN versions ON versions.number = version"
             )
-            return {path: FileRow(*rest) for path, *rest in rows}
+            self._known = read_stand(connection), {path: FileRow(*rest) for path, *rest in rows}
+        return self._known
 
     def count(self) -> tuple[int, int]:
         """Return how many files that could be read, and how many chunks, the generation has."""
@@ -150,7 +163,7 @@ class IndexFile:
             n_files = connection.execute(
                 "SELECT count(*) FROM files JOIN versions ON versions.number = version WHERE problem IS NULL"
             ).fetchone()[0]
-            watermark = read_stand(connection).watermark
+            watermark = self.current_in(connection)[0].watermark
             n_chunks = connection.execute("SELECT count(*) FROM chunks WHERE number <= ?", (watermark,)).fetchone()[0]
             return int(n_files), int(n_chunks)
 
@@ -228,8 +241,9 @@ class IndexFile:
             after = Stand(
                 generation=before.generation + 1,
                 watermark=max(watermark, before.watermark),
-                epoch=before.epoch if before.epoch and not moved else secrets.randbits(60) | 1,
+                epoch=before.epoch if before.epoch and not moved else _new_state(),
                 fingerprint=stand.fingerprint, dim=_dim(connection), options=stand.options, documents=stand.documents,
+                state=_new_state(),
             )  # fmt: skip
             _write_stand(connection, after)
         with self._open() as connection:
@@ -244,6 +258,11 @@ class IndexFile:
                 "UPDATE files SET size_bytes = ?, modified_ns = ? WHERE path = ?",
                 [(row.size_bytes, row.modified_ns, path) for path, row in files.items()],
             )
+            connection.execute("UPDATE facts SET value = ? WHERE key = 'state'", (str(_new_state()),))
+
+
+def _new_state() -> int:
+    return secrets.randbits(60) | 1
 
 
 def read_stand(connection: sqlite3.Connection) -> Stand:
