@@ -236,6 +236,7 @@ def test_feedback_for_no_such_run_or_one_without_a_learner_is_refused(call: Call
     refused(call("feedback", run_id, "--reward", "1", "--step", "b"), UsageError, "step 'b' of run .* asked no learner")
     plain = recorded(tmp_path, HEAD + "steps:\n  answer: {model: cat, prompt: hello}\n")
     refused(call("feedback", plain, "--reward", "1"), UsageError, f"run {plain} asked no learner")
+    assert call("feedback", "last", "--reward", "1").exit_code == 0  # the latest that asked one
     assert call("feedback", run_id, "--reward", "7").exit_code == 2
 
 

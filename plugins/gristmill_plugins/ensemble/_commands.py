@@ -78,7 +78,12 @@ def show(
 
 @feedback_app.command()
 def feedback(
-    run: Annotated[str, typer.Argument(help="The run's id, as `gristmill run --json` says it; `last` is the latest.")],
+    run: Annotated[
+        str,
+        typer.Argument(
+            help="The run's id, as `gristmill run --json` says it; `last` is the latest that asked a learner."
+        ),
+    ],
     reward: Annotated[float, typer.Option(min=-1, max=1, help="How good its answer was.")],
     step: Annotated[str | None, typer.Option(help="The step, where several asked a learner.")] = None,
     as_json: JsonOption = False,
@@ -86,20 +91,18 @@ def feedback(
     """Tell the learner behind a recorded run how good its answer was."""
     from gristmill import Kernel
     from gristmill_plugins.ensemble._learn import give_feedback
-    from gristmill_plugins.ensemble._learn_runs import decisions_of, record_of
+    from gristmill_plugins.ensemble._learn_runs import find_decisions
 
     with Kernel(cache=False) as kernel:
-        record = record_of(kernel.settings.data_directory / "runs", run)
-    told = [give_feedback(decision, reward) for decision in decisions_of(record, step)]
+        decisions = find_decisions(kernel.settings.data_directory / "runs", run, step)
+    told = [give_feedback(decision, reward) for decision in decisions]
     if as_json:
         typer.echo(json.dumps([one.model_dump(mode="json") for one in told], ensure_ascii=False))
         return
     last = told[-1]
     typer.echo(f"{', '.join(dict.fromkeys(one.member for one in told))}: {reward:g}; {plural(last.n, 'reward')} so far")
-    rows = [
-        (name, f"{share:.2f}", f"{last.mean_rewards.get(name, float('nan')):.2f}")
-        for name, share in last.policy.items()
-    ]
+    means = {name: f"{value:.2f}" for name, value in last.mean_rewards.items()}
+    rows = [(name, f"{share:.2f}", means.get(name, "-")) for name, share in last.policy.items()]
     print_table(("member", "chosen", "mean reward"), rows, right=(1, 2))
 
 

@@ -15,40 +15,52 @@ from gristmill import UsageError
 from ._learn import Decision
 
 
-def record_of(folder: Path, run: str) -> Path:
-    """Return the record of a run; `last` is the latest.
+def find_decisions(folder: Path, run: str, step: str | None = None) -> list[Decision]:
+    """Return the decisions that learners made in a recorded run, in the order in which their steps finished.
+
+    Args:
+        folder: of the records.
+        run: its id; `last` is the latest run that asked a learner.
+        step: only of this step.
 
     Raises:
-        UsageError: there is none; the hint has the nearest.
+        UsageError: there is no such run, or it asked no learner.
     """
-    known = sorted(folder.glob("*.jsonl"), key=lambda path: path.stat().st_mtime) if folder.is_dir() else []
-    if run == "last" and known:
-        return known[-1]
-    for path in known:
-        if path.stem == run:
-            return path
-    near = difflib.get_close_matches(run, [path.stem for path in known], n=3)
+    records = sorted(folder.glob("*.jsonl"), key=_written) if folder.is_dir() else []
+    wanted = reversed(records) if run == "last" else [path for path in records if path.stem == run]
+    seen = False
+    for record in wanted:
+        seen = True
+        if found := _decisions(record, step):
+            return found
+    if seen:
+        where = f"step {step!r} of run {run}" if step else f"run {run}"
+        raise UsageError(f"{where} asked no learner", hint="feedback is for steps that use ensemble.learn")
+    near = difflib.get_close_matches(run, [path.stem for path in records], n=3)
     hint = f"did you mean {' or '.join(near)}?" if near else "`gristmill run` records every run; `last` is the latest"
     raise UsageError(f"there is no record of a run {run!r} in {folder}", hint=hint)
 
 
-def decisions_of(record: Path, step: str | None = None) -> list[Decision]:
-    """Return the decisions that learners made in a run, in the order in which their steps finished.
+def _written(record: Path) -> float:
+    try:
+        return record.stat().st_mtime
+    except OSError:
+        return 0.0  # deleted meanwhile: only so many runs are kept
 
-    Raises:
-        UsageError: none was made, or none in that step.
-    """
+
+def _decisions(record: Path, step: str | None) -> list[Decision]:
     found: list[Decision] = []
-    for line in record.read_text(encoding="utf-8").splitlines():
+    try:
+        lines = record.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return found
+    for line in lines:
         try:
             event = json.loads(line)
         except ValueError:
             continue  # the run was killed while it wrote this line
         if event.get("event") == "step_finished" and step in (None, event.get("step")):
             found += _within(event.get("output"))
-    if not found:
-        where = f"step {step!r} of run {record.stem}" if step else f"run {record.stem}"
-        raise UsageError(f"{where} asked no learner", hint="feedback is for steps that use ensemble.learn")
     return found
 
 

@@ -53,6 +53,7 @@ def save(path: Path, kept: Kept) -> None:
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
+            os.chmod(partial, 0o644)  # mkstemp lets nobody else read
             os.replace(partial, path)
         except BaseException:
             Path(partial).unlink(missing_ok=True)
