@@ -6,15 +6,15 @@ twice, be it as a hit or as the neighbour of one.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 from gristmill import FunctionError, Hit, Passage, StoredRecord
 from gristmill.ranking import Fusion, diversify, fuse, match_expression
+from gristmill_plugins.retrieval._search_passages import Row, Sides, passage_of
 from gristmill_plugins.retrieval._store import IndexFile, Stand
 from gristmill_plugins.retrieval._store_view import View
 
@@ -43,17 +43,6 @@ class Query:
     dense_weight: float = 0.3
 
 
-class _Row(NamedTuple):
-    number: int
-    version: int
-    place: int
-    part: int
-    start: int
-    text: str
-    metadata: str
-    path: str
-
-
 def find(index: IndexFile, view: View, query: Query) -> list[Passage]:
     """Return the passages that match best, best first.
 
@@ -70,19 +59,21 @@ def find(index: IndexFile, view: View, query: Query) -> list[Passage]:
                 f"the index was made by {stand.fingerprint!r}, the query by {query.fingerprint!r}",
                 hint="name the same embedder, or index again with this one",
             )
-        hits = _hits(connection, view, stand, query)
-        scored = _scored(hits, query)
-        if query.min_score is not None:
-            scored = [pair for pair in scored if pair[1] >= query.min_score]
-        if query.mmr is not None:
-            wanted = query.top_k if not query.neighbours else len(scored)
-            scored = diversify([pair for pair in scored if pair[0].vector is not None], wanted, query.mmr)
-        return list(_passages(connection, scored, query))
+        n = candidates(query)
+        hits = _hits(connection, view, stand, query, n)
+        best = ranked(hits, query)
+        rows = _rows(connection, best if query.neighbours else best[: query.top_k])
+        around = (lambda row: _around(connection, row, query.neighbours)) if query.neighbours else None
+        return list(passages(best, rows, around, by_meaning(hits, n), query.top_k))
 
 
-def _hits(connection: sqlite3.Connection, view: View, stand: Stand, query: Query) -> list[Hit]:
+def candidates(query: Query) -> int:
+    """Return how many of the best each side is asked for."""
     plain = query.mode != "hybrid" and query.mmr is None and not query.neighbours
-    n = query.top_k if plain else max(_FEWEST_CANDIDATES, 5 * query.top_k)
+    return query.top_k if plain else max(_FEWEST_CANDIDATES, 5 * query.top_k)
+
+
+def _hits(connection: sqlite3.Connection, view: View, stand: Stand, query: Query, n: int) -> list[Hit]:
     allowed = view.allowed(connection, stand, query.where)
     matrix = view.matrix(connection, stand) if query.vector is not None or query.mmr is not None else None
     dense: dict[int, float] = {}
@@ -96,7 +87,7 @@ def _hits(connection: sqlite3.Connection, view: View, stand: Stand, query: Query
         row = matrix.row_of(number) if matrix is not None else None
         hits.append(
             Hit(
-                StoredRecord(id=str(number), text="", metadata={"dense": number in dense}),
+                StoredRecord(id=str(number), text=""),
                 None if scores is None or row is None else float(scores[row]),
                 words.get(number),
                 matrix.vector(row) if query.mmr is not None and matrix is not None and row is not None else None,
@@ -119,11 +110,26 @@ def _by_words(connection: sqlite3.Connection, text: str, n: int, allowed: np.nda
     return dict(sorted(rows.fetchall(), key=lambda row: (-row[1], row[0])))
 
 
-def _scored(hits: Sequence[Hit], query: Query) -> list[tuple[Hit, float]]:
+def ranked(hits: Sequence[Hit], query: Query) -> list[tuple[Hit, float]]:
+    """Return the hits that a query wants with their scores, best first."""
     if query.mode == "hybrid":
-        return fuse(hits, fusion=query.fusion, dense_weight=query.dense_weight if query.vector is not None else 0.0)
-    scores = [(hit, hit.dense if query.mode == "dense" else hit.lexical) for hit in hits]
-    return sorted(((hit, score) for hit, score in scores if score is not None), key=lambda pair: -pair[1])
+        weight = query.dense_weight if query.vector is not None else 0.0
+        scored = fuse(hits, fusion=query.fusion, dense_weight=weight)
+    else:
+        sides = [(hit, hit.dense if query.mode == "dense" else hit.lexical) for hit in hits]
+        scored = sorted(((hit, side) for hit, side in sides if side is not None), key=lambda pair: -pair[1])
+    if query.min_score is not None:
+        scored = [pair for pair in scored if pair[1] >= query.min_score]
+    if query.mmr is None:
+        return scored
+    wanted = query.top_k if not query.neighbours else len(scored)
+    return diversify([pair for pair in scored if pair[0].vector is not None], wanted, query.mmr)
+
+
+def by_meaning(hits: Sequence[Hit], n: int) -> set[str]:
+    """Return the ids of the `n` best by meaning; the others were found by words."""
+    known = sorted((hit for hit in hits if hit.dense is not None), key=lambda hit: -(hit.dense or 0.0))
+    return {hit.record.id for hit in known[:n]}
 
 
 _SELECT = (
@@ -131,34 +137,48 @@ _SELECT = (
 )
 
 
-def _passages(connection: sqlite3.Connection, scored: Sequence[tuple[Hit, float]], query: Query) -> Iterator[Passage]:
-    best = scored if query.neighbours else scored[: query.top_k]
+def _rows(connection: sqlite3.Connection, best: Sequence[tuple[Hit, float]]) -> dict[str, Row]:
     numbers = [int(hit.record.id) for hit, _ in best]
-    rows = {
-        row[0]: _Row(*row)
-        for row in connection.execute(
-            f"{_SELECT} WHERE chunks.number IN (SELECT value FROM json_each(?))", (json.dumps(numbers),)
-        )
-    }
-    taken: set[int] = set()
+    found = connection.execute(
+        f"{_SELECT} WHERE chunks.number IN (SELECT value FROM json_each(?))", (json.dumps(numbers),)
+    )
+    return {str(row[0]): Row(*row) for row in found}
+
+
+def passages(
+    best: Sequence[tuple[Hit, float]],
+    rows: Mapping[str, Row],
+    around: Callable[[Row], list[Row]] | None,
+    meaning: set[str],
+    top_k: int,
+) -> Iterator[Passage]:
+    """Yield a passage for each hit, `top_k` at most, leaving out what an earlier one holds.
+
+    Args:
+        best: the hits with their scores, best first.
+        rows: the chunks of the hits, by the record's id.
+        around: returns a chunk with its neighbours; None where they are not wanted.
+        meaning: the ids of those found by meaning.
+        top_k: how many passages at most.
+    """
+    taken: set[int | str] = set()
     n = 0
     for hit, score in best:
-        row = rows[int(hit.record.id)]
+        if n == top_k:
+            return
+        row = rows[hit.record.id]
         if row.number in taken:
             continue
-        around = _around(connection, row, query.neighbours) if query.neighbours else [row]
-        around = _untaken(around, row, taken)
-        taken |= {one.number for one in around}
-        yield _passage(row, around, hit, score)
+        joined = [row] if around is None else _untaken(around(row), row, taken)
+        taken |= {one.number for one in joined}
+        yield passage_of(row, joined, Sides(hit.dense, hit.lexical, hit.record.id in meaning), score)
         n += 1
-        if n == query.top_k:
-            return
 
 
-def _around(connection: sqlite3.Connection, row: _Row, n: int) -> list[_Row]:
+def _around(connection: sqlite3.Connection, row: Row, n: int) -> list[Row]:
     """Return a chunk with up to `n` chunks of the same part before and after it."""
     return [
-        _Row(*found)
+        Row(*found)
         for found in connection.execute(
             f"{_SELECT} WHERE version = ? AND part = ? AND place BETWEEN ? AND ? ORDER BY place",
             (row.version, row.part, row.place - n, row.place + n),
@@ -166,49 +186,8 @@ def _around(connection: sqlite3.Connection, row: _Row, n: int) -> list[_Row]:
     ]
 
 
-def _untaken(around: Sequence[_Row], row: _Row, taken: set[int]) -> list[_Row]:
+def _untaken(around: Sequence[Row], row: Row, taken: set[int | str]) -> list[Row]:
     """Return those next to `row` that no earlier passage holds, without a gap."""
     low = max((one.place for one in around if one.number in taken and one.place < row.place), default=-1)
     high = min((one.place for one in around if one.number in taken and one.place > row.place), default=2**62)
     return [one for one in around if low < one.place < high]
-
-
-def _passage(row: _Row, around: Sequence[_Row], hit: Hit, score: float) -> Passage:
-    own = json.loads(row.metadata)
-    if "line" in own and len(around) > 1:
-        first, last = json.loads(around[0].metadata), json.loads(around[-1].metadata)
-        own |= {"line": first["line"], "end_line": last["end_line"]}
-    found_by = [*(["dense"] if hit.record.metadata["dense"] else []), *(["bm25"] if hit.lexical is not None else [])]
-    sides = {"dense": hit.dense, "bm25": hit.lexical}
-    identity = hashlib.sha256(f"{row.path}\0{row.part}\0{row.start}\0{row.text}".encode()).hexdigest()[:16]
-    metadata = {
-        **own,
-        "id": identity,
-        "path": row.path,
-        "found_by": found_by,
-        **{side: value for side, value in sides.items() if value is not None},
-    }
-    return Passage(text=_joined(around), source=source_of(metadata), score=score, metadata=metadata)
-
-
-def source_of(metadata: Mapping[str, Any]) -> str:
-    """Return `path#page=3`, `path#L10-20`, `path#L10` or `path`."""
-    path, line, end_line = metadata["path"], metadata.get("line"), metadata.get("end_line")
-    if line is not None:
-        return f"{path}#L{line}" if line == end_line else f"{path}#L{line}-{end_line}"
-    return f"{path}#page={metadata['page']}" if "page" in metadata else str(path)
-
-
-def _joined(rows: Sequence[_Row]) -> str:
-    """Return the text of neighbours, what two of them share only once."""
-    text, end = "", 0
-    for row in rows:
-        shared = end - row.start
-        if not text:
-            text = row.text
-        elif shared > 0:
-            text += row.text[shared:]
-        else:
-            text += ("\n" if shared else " ") + row.text
-        end = max(end, row.start + len(row.text))
-    return text
