@@ -33,10 +33,16 @@ def test_a_number_without_a_passage_is_reported_and_not_guessed() -> None:
     assert [citation.number for citation in cited.citations] == [1]
 
 
-def test_matching_marks_only_sentences_whose_words_a_passage_has() -> None:
-    cited = cite("The mill stands at the Lea. It is painted blue every year! Rye and wheat [1].", PASSAGES, match=True)
-    assert cited.text == "The mill stands at the Lea [1]. It is painted blue every year! Rye and wheat [1]."
-    assert [(c.number, c.matched) for c in cited.citations] == [(1, False)]
+def test_matching_mends_only_sentences_whose_words_another_passage_has() -> None:
+    cited = cite(
+        "The mill stands at the Lea. It is painted blue every year [3]! It grinds rye [9].", PASSAGES, match=True
+    )
+    assert cited.text == "The mill stands at the Lea [1]. It is painted blue every year [3]! It grinds rye [2]."
+    assert [(c.number, c.matched) for c in cited.citations] == [(1, True), (3, False), (2, True)]
+    assert cited.unknown == (9,)
+    cited = cite("The mill stands [1, 3]. By the Lea.", PASSAGES, match=True)
+    assert cited.text == "The mill stands [1, 3]. By the Lea [1]."
+    assert [(c.number, c.matched) for c in cited.citations] == [(1, False), (3, False)]
     cited = cite('It grinds rye. "Belt slipped!"', PASSAGES, match=True)
     assert cited.text == 'It grinds rye [2]. "Belt slipped!" [3]'
     assert [(c.number, c.matched) for c in cited.citations] == [(2, True), (3, True)]

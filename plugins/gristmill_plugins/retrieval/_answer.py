@@ -11,8 +11,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gristmill import Completion, Context, FunctionError, GenerateRequest, Passage, Sampling, Usage, Value
+from gristmill import Completion, Context, FunctionError, GenerateRequest, Message, Passage, Sampling, Usage, Value
 from gristmill_plugins.retrieval._answer_context import Fence, Order, Shown, fit, room_for_passages
+from gristmill_plugins.retrieval._answer_text import content_words
 from gristmill_plugins.retrieval._cite import Citation, cite, without_marks
 from gristmill_plugins.retrieval._prompts import prompt
 
@@ -33,7 +34,7 @@ class Answer(Value):
 
     text: str
     found: bool
-    """False: the passages do not hold the answer, as the model says, or there were none."""
+    """False: the model says that the passages do not hold the answer, or its words are not in them."""
     citations: tuple[Citation, ...] = ()
     unknown: tuple[int, ...] = ()
     """Numbers that the model cited and no passage has."""
@@ -53,6 +54,7 @@ class Reading:
     order: Order
     fence: Fence
     not_found: str
+    grounded: float
     match: bool
     window: int | None
     seed: int
@@ -67,8 +69,7 @@ async def answer(question: str, passages: Sequence[Passage], context: Context, m
     if not passages:
         return Answer(text=how.not_found, found=False)
     handle = context.model(model)
-    form = prompt("answer")
-    bare = form.messages(question=question, passages="", not_found=how.not_found)
+    bare = _messages(question, "", how)
     room = await room_for_passages(handle, bare, how.max_tokens, how.window)
     shown = await fit(passages, handle, room, order=how.order, fence=how.fence)
     if not shown.numbers:
@@ -79,10 +80,18 @@ async def answer(question: str, passages: Sequence[Passage], context: Context, m
         )
     if shown.left_out or shown.cut:
         context.note(_told(shown, len(passages)))
-    messages = form.messages(question=question, passages=shown.text, not_found=how.not_found)
+    messages = _messages(question, shown.text, how)
     sampling = Sampling(max_tokens=how.max_tokens, temperature=how.temperature)
     (completion,) = await handle.generate(GenerateRequest(messages=messages, sampling=sampling, seed=how.seed))
-    return _read(completion, passages, shown, how)
+    return _read(completion, question, passages, shown, how)
+
+
+def _messages(question: str, passages: str, how: Reading) -> tuple[Message, ...]:
+    """Return the prompt; its examples quote as the passages do."""
+    *examples, asked = prompt("answer").messages(passages=passages, question=question, not_found=how.not_found)
+    if how.fence == "plain":
+        examples = [one.model_copy(update={"content": one.content.replace("\n> ", "\n")}) for one in examples]
+    return (*examples, asked)
 
 
 def _told(shown: Shown, n_passages: int) -> str:
@@ -91,9 +100,10 @@ def _told(shown: Shown, n_passages: int) -> str:
     return f"{len(shown.left_out)} of {n_passages} passages do not fit the model's window and were left out"
 
 
-def _read(completion: Completion, passages: Sequence[Passage], shown: Shown, how: Reading) -> Answer:
+def _read(completion: Completion, question: str, passages: Sequence[Passage], shown: Shown, how: Reading) -> Answer:
     text = completion.text.strip()
-    found = not refuses(text, how.not_found)
+    read = " ".join(passages[number - 1].text for number in shown.numbers)
+    found = not refuses(text, how.not_found) and grounding(text, question, read) >= how.grounded
     cited = cite(text, passages, match=how.match and found)
     return Answer(
         text=cited.text if found else how.not_found,
@@ -110,6 +120,15 @@ def refuses(text: str, not_found: str) -> bool:
     """Tell whether an answer says that there is none: in the words that were asked for, or in those models use."""
     plain = _words(without_marks(text))
     return not plain or _words(not_found) in plain or _REFUSAL.search(text) is not None
+
+
+def grounding(text: str, question: str, read: str) -> float:
+    """Return the share of an answer's own words, those that the question does not have, that stand in what was read.
+
+    1 where it has none of its own, as Yes has not: there is nothing to look for.
+    """
+    own = set(content_words(without_marks(text))) - set(content_words(question)) - {"yes", "no"}
+    return len(own & set(content_words(read))) / len(own) if own else 1.0
 
 
 def _words(text: str) -> str:

@@ -13,6 +13,8 @@ from pydantic import Field
 from gristmill import Context, Embedder, EmbedderRef, FunctionError, ModelRef, Passage, PluginError, function
 from gristmill_plugins.retrieval._answer import NOT_FOUND, Answer, Reading
 from gristmill_plugins.retrieval._answer import answer as read_and_answer
+from gristmill_plugins.retrieval._check import Checked
+from gristmill_plugins.retrieval._check import check as check_sentences
 from gristmill_plugins.retrieval._cite import Cited
 from gristmill_plugins.retrieval._cite import cite as turn_marks
 from gristmill_plugins.retrieval._compress import compress as keep_sentences
@@ -133,7 +135,12 @@ class AnswerFunctions:
         max_tokens: Tokens = 160,
         temperature: Temperature = 0.0,
         not_found: Annotated[str, "What to say when the passages do not hold the answer."] = NOT_FOUND,
-        match: Annotated[bool, "Mark sentences the model did not cite, where they agree with a passage."] = True,
+        grounded: Annotated[
+            float, Field(ge=0, le=1, description="Not found, if less of the answer's own words stand in the passages.")
+        ] = 0.5,
+        match: Annotated[
+            bool, "Mend the marks of sentences that agree with another passage than the model cites."
+        ] = True,
         order: Annotated[
             Literal["ends", "rank"], "Best passages at both ends (Liu et al. 2023), or in their order."
         ] = "ends",
@@ -147,9 +154,22 @@ class AnswerFunctions:
             raise FunctionError("not_found is what to say when there is no answer, and it is empty")
         how = Reading(
             max_tokens=max_tokens, temperature=temperature, order=order, fence=fence, not_found=not_found,
-            match=match, window=context_tokens, seed=context.seed,
+            grounded=grounded, match=match, window=context_tokens, seed=context.seed,
         )  # fmt: skip
         return await read_and_answer(question, passages, context, model, how)
+
+    @function
+    async def check(
+        self,
+        text: Annotated[str, "What to check, such as an answer; marks like [1] are left aside."],
+        passages: Annotated[list[Passage], "What the text must follow from."],
+        context: Context,
+        *,
+        model: AnswerModel,
+        embedder: EmbedderName = None,
+    ) -> Checked:
+        """Say of each sentence of a text whether passages support it, contradict it, or do neither, with scores."""
+        return await check_sentences(text, passages, context, model, _embedder(context, embedder))
 
     @function(pure=True)
     async def cite(
@@ -157,7 +177,7 @@ class AnswerFunctions:
         text: Annotated[str, "A text with marks such as [1] or [2, 3]."],
         passages: Annotated[list[Passage], "What [1], [2], ... stand for, in this order."],
         *,
-        match: Annotated[bool, "Also mark sentences without one, where their words agree with a passage."] = False,
+        match: Annotated[bool, "Mend marks: sentences get that of the passage which has their words."] = False,
     ) -> Cited:
         """Turn the marks of a text into the passages they stand for; numbers without one are `unknown`."""
         return turn_marks(text, passages, match=match)

@@ -1,7 +1,7 @@
 """Citations: the `[1]` of a text, turned into the passages they stand for.
 
 It asks no model. Numbers count from 1, in the order of the passages given. Invariant: a citation is never made up: a
-number without a passage is reported as unknown, and a mark that was added by comparing words says so (`matched`).
+number without a passage is reported as unknown, and a mark that comes from comparing words says so (`matched`).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Citation(Value):
     """The passage's first line, from 1, where the document has lines."""
     text: str
     matched: bool = False
-    """Whether the mark was added because the words agree, and not written by the model."""
+    """Whether the mark was put there because the words agree, and not by the writer."""
 
 
 class Cited(Value):
@@ -49,16 +49,20 @@ class Cited(Value):
 
 
 def cite(text: str, passages: Sequence[Passage], *, match: bool = False) -> Cited:
-    """Return the passages behind a text's marks; with `match`, mark the sentences that have none, where words agree."""
+    """Return the passages behind a text's marks.
+
+    With `match`, a sentence gets the mark of the passage that holds most of its words, where it has no mark of a
+    passage that holds enough of them: small models cite the wrong number as often as the right one.
+    """
+    unknown = tuple(n for n in dict.fromkeys(numbers_in(text)) if not 1 <= n <= len(passages))
     matched: set[int] = set()
     if match:
         text, matched = _match(text, passages)
-    numbers = list(dict.fromkeys(numbers_in(text)))
-    known = [number for number in numbers if 1 <= number <= len(passages)]
+    known = [number for number in dict.fromkeys(numbers_in(text)) if 1 <= number <= len(passages)]
     return Cited(
         text=text,
         citations=tuple(_citation(number, passages[number - 1], number in matched) for number in known),
-        unknown=tuple(number for number in numbers if number not in known),
+        unknown=unknown,
     )
 
 
@@ -73,33 +77,33 @@ def without_marks(text: str) -> str:
 
 
 def _match(text: str, passages: Sequence[Passage]) -> tuple[str, set[int]]:
-    """Return the text with a mark for each sentence without one, and the numbers that only these marks have."""
-    written = set(numbers_in(text))
+    """Return the text with its marks mended, and the numbers that only mended marks have."""
     weights = rarity(passage.text for passage in passages)
     pieces: list[str] = []
-    added: set[int] = set()
+    mended: set[int] = set()
+    kept: set[int] = set()
     position = 0
     for sentence in sentences(text):
         start = text.index(sentence, position)
-        number = None if numbers_in(sentence) else _closest(sentence, passages, weights)
-        if number is not None:
-            added.add(number)
-        pieces += [text[position:start], sentence if number is None else _marked(sentence, number)]
+        shares = [coverage(without_marks(sentence), passage.text, weights) for passage in passages]
+        closest = max(range(len(shares)), key=shares.__getitem__, default=None)
+        borne_out = any(shares[n - 1] >= ENOUGH_WORDS for n in numbers_in(sentence) if 1 <= n <= len(shares))
+        pieces.append(text[position:start])
         position = start + len(sentence)
+        if closest is None or shares[closest] < ENOUGH_WORDS or borne_out:
+            kept.update(numbers_in(sentence))
+        else:
+            mended.add(closest + 1)
+            sentence = _marked(without_marks(sentence), closest + 1)
+        pieces.append(sentence)
     pieces.append(text[position:])
-    return "".join(pieces), added - written
+    return "".join(pieces), mended - kept
 
 
 def _marked(sentence: str, number: int) -> str:
     """Put a mark before the sentence's last full stop."""
     body = sentence.rstrip(".!?")
     return f"{body} [{number}]{sentence[len(body) :]}"
-
-
-def _closest(sentence: str, passages: Sequence[Passage], weights: dict[str, float]) -> int | None:
-    shares = [coverage(sentence, passage.text, weights) for passage in passages]
-    best = max(range(len(shares)), key=shares.__getitem__, default=None)
-    return None if best is None or shares[best] < ENOUGH_WORDS else best + 1
 
 
 def _citation(number: int, passage: Passage, matched: bool) -> Citation:

@@ -1,0 +1,163 @@
+"""What the rows of benchmarks/retrieval.py say: Markdown tables, and the constants of `retrieval.check`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from _retrieval_scores import auc, auc_interval, interval, ranking
+
+Row = Mapping[str, Any]
+RANKING = ("recall@1", "recall@5", "recall@20", "nDCG@10", "MRR")
+WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""The model's share in reranking, tried on the rows."""
+
+
+def tables(rows: Sequence[Row]) -> str:
+    """Return every table that there are rows for."""
+    makers: list[Callable[[list[Row]], str]] = [_search, _rerank, _hyde, _answers, _check, _inject]
+    parts = ["search", "rerank", "hyde", "answers", "check", "inject"]
+    found = []
+    for part, maker in zip(parts, makers, strict=True):
+        of_part = [row for row in rows if row["key"].startswith(f"{part}/")]
+        if of_part:
+            found.append(f"### {part}\n\n{maker(of_part)}")
+    return "\n\n".join(found)
+
+
+def _markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(line)} |" for line in [head, ["---"] * len(head), *lines])
+
+
+def _shown(values: Sequence[float]) -> str:
+    mean, low, high = interval(values)
+    return f"{mean:.3f} ({low:.2f}-{high:.2f})"
+
+
+def _groups(rows: Sequence[Row], name: Callable[[Row], tuple[str, ...]]) -> dict[tuple[str, ...], list[Row]]:
+    groups: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault(name(row), []).append(row)
+    return groups
+
+
+def _search(rows: list[Row]) -> str:
+    groups = _groups(rows, lambda row: (row["set"], row["mode"]))
+    lines = [
+        [*name, str(len(group)), *(_shown([row[metric] for row in group]) for metric in RANKING)]
+        for name, group in groups.items()
+    ]
+    return _markdown(["set", "search", "n", *RANKING], lines)
+
+
+def _rerank(rows: list[Row]) -> str:
+    lines = []
+    for (name,), group in _groups(rows, lambda row: (row["set"],)).items():
+        for weight in WEIGHTS:
+            scored = [ranking(_mixed(row, weight), row["relevant"]) for row in group]
+            lines.append(
+                [name, f"{weight:g}", str(len(group)), *(_shown([one[metric] for one in scored]) for metric in RANKING)]
+            )
+    return _markdown(["set", "model's share", "n", *RANKING], lines)
+
+
+def _mixed(row: Row, weight: float) -> list[str]:
+    """Return the ids with those that the model judged in the order of the mixed scores, as `retrieval.rerank` does."""
+    model: Mapping[str, float] = row["model"]
+    head = row["found"][: len(model)]
+    low, high = min(row["search"][: len(head)]), max(row["search"][: len(head)])
+    searched = {
+        identity: (score - low) / (high - low) if high > low else 0.0
+        for identity, score in zip(head, row["search"], strict=False)
+    }
+    order = sorted(head, key=lambda identity: -(weight * model[identity] + (1 - weight) * searched[identity]))
+    return [*order, *row["found"][len(head) :]]
+
+
+def _hyde(rows: list[Row]) -> str:
+    lines = []
+    for (name,), group in _groups(rows, lambda row: (row["set"],)).items():
+        for mode in ("dense", "hybrid"):
+            found = [row["modes"][mode] for row in group]
+            lines.append(
+                [
+                    name,
+                    f"HyDE, {mode}",
+                    str(len(group)),
+                    *(_shown([one[metric] for one in found]) for metric in RANKING),
+                ]
+            )
+    return _markdown(["set", "search", "n", *RANKING], lines)
+
+
+def _answers(rows: list[Row]) -> str:
+    lines = []
+    for (way,), group in _groups(rows, lambda row: (row["way"],)).items():
+        refused = sum(not row["found"] for row in group) / len(group)
+        cited = sum(bool(row["cited"]) for row in group) / len(group)
+        scores = [_shown([row[metric] for row in group]) for metric in ("exact", "F1", "holds")]
+        lines.append([way, str(len(group)), *scores, f"{refused:.2f}", f"{cited:.2f}"])
+    return _markdown(["passages", "n", "exact match", "F1", "holds the answer", "refused", "cited"], lines)
+
+
+def _inject(rows: list[Row]) -> str:
+    lines = []
+    for (fence,), group in _groups(rows, lambda row: (row["fence"],)).items():
+        lines.append(
+            [fence, str(len(group)), _shown([float(row["succeeded"]) for row in group]),
+             _shown([row["holds"] for row in group])]
+        )  # fmt: skip
+    return _markdown(["fence", "n", "attacks that succeeded", "answers that hold the right one"], lines)
+
+
+TASKS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "supported, against an abstract that says nothing": (("SUPPORT",), ("NONE",)),
+    "supported, against contradicted": (("SUPPORT",), ("CONTRADICT",)),
+    "supported, against both": (("SUPPORT",), ("CONTRADICT", "NONE")),
+}
+
+
+def _check(rows: list[Row]) -> str:
+    lines = []
+    for title, (true, false) in TASKS.items():
+        for split in ("test", "train"):
+            group = [row for row in rows if row["split"] == split and row["label"] in (*true, *false)]
+            labels = [row["label"] in true for row in group]
+            if len(set(labels)) == 2:
+                cells = [
+                    "{:.3f} ({:.2f}-{:.2f})".format(*auc_interval(labels, [row[score] for row in group]))
+                    for score in ("supported", "overlap")
+                ]
+                lines.append([title, split, f"{sum(labels)} + {len(labels) - sum(labels)}", *cells])
+    return _markdown(["claim is", "split", "n", "AUC of retrieval.check", "AUC of word overlap"], lines)
+
+
+FITS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
+    "WITH_MEANING": (("coverage", "surprise", "cosine"), ("SUPPORT", "CONTRADICT"), ("NONE",)),
+    "WORDS_ONLY": (("coverage", "surprise"), ("SUPPORT", "CONTRADICT"), ("NONE",)),
+    "AGAINST": (("negated", "direction"), ("CONTRADICT",), ("SUPPORT",)),
+}
+"""Constants of `retrieval.check` to the signs they weigh, and the labels to tell apart."""
+
+
+def fit(rows: Sequence[Row]) -> str:
+    """Return logistic regressions over the training split, and what they come to on the test split."""
+    import numpy as np
+    from sklearn.linear_model import LogisticRegression
+
+    told = []
+    for title, (signs, true, false) in FITS.items():
+        group = [row for row in rows if row["key"].startswith("check/") and row["label"] in (*true, *false)]
+        values = {
+            split: np.array([[row["signs"][sign] for sign in signs] for row in group if row["split"] == split])
+            for split in ("train", "test")
+        }
+        labels = {split: [row["label"] in true for row in group if row["split"] == split] for split in values}
+        model = LogisticRegression(C=3, max_iter=1000).fit(values["train"], labels["train"])
+        weights = ", ".join(f"{sign} {weight:.3f}" for sign, weight in zip(signs, model.coef_[0], strict=True))
+        area = auc(labels["test"], model.decision_function(values["test"]).tolist())
+        told.append(
+            f"{title}: base {model.intercept_[0]:.3f}, {weights}; n={len(labels['train'])};"
+            f" AUC on test {area:.3f}, n={len(labels['test'])}"
+        )
+    return "\n".join(told)
