@@ -313,3 +313,59 @@ def runs_diff(first: RecordArgument, second: RecordArgument) -> None:
         folder = kernel.settings.data_directory
         lines = diff_lines(folder, find_record(folder, first), find_record(folder, second))
     typer.echo("\n".join(lines))
+
+
+ladder_app = _app()
+
+
+@ladder_app.command()
+def ladder(
+    file: Annotated[Path, typer.Argument(metavar="TASK.yaml", help="The task: data, columns, metrics, what it has.")],
+    recipes: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Where the rungs' recipes go; by default beside the task.")
+    ] = None,
+    best: Annotated[Path | None, typer.Option(metavar="FILE.yaml", help="Copy the recipe to stop at to here.")] = None,
+    concurrency: ConcurrencyOption = CONCURRENCY,
+    attempts: AttemptsOption = 2,
+    plugin: PluginOption = None,
+    no_cache: NoCacheOption = False,
+    as_json: JsonOption = False,
+    html: HtmlOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Try one technique after another on a task; say what each gained and cost, and where to stop."""
+    from gristmill.commands import print_table
+    from gristmill_plugins.evaluation._ladder import climb, keep_best, read_ladder, table
+    from gristmill_plugins.evaluation._plain import jsonable
+    from gristmill_plugins.evaluation._print import print_note
+    from gristmill_plugins.evaluation._progress import Progress
+    from gristmill_plugins.evaluation._records import keep, make_record
+    from gristmill_plugins.evaluation._runner import Effort
+    from gristmill_plugins.evaluation._session import picture_parts
+
+    task = read_ladder(file)
+    folder = recipes or file.with_name(f"{file.stem}.rungs")
+    silent = quiet or as_json
+    with _kernel(plugin, cache=not no_cache) as kernel, Progress("rows", quiet=silent) as progress:
+        climbed, data = climb(
+            kernel, task, folder, Effort(concurrency, attempts), lambda line: None if silent else typer.echo(line),
+            lambda _: progress.update,
+        )  # fmt: skip
+        parts = picture_parts(climbed.evaluated, climbed.against_first)
+        record = jsonable(make_record("ladder", task, data, climbed.evaluated, **parts, skipped=climbed.skipped,
+                                      stop_at=climbed.standing.name if climbed.standing else None))  # fmt: skip
+        place = keep(kernel, record, data, climbed.evaluated)
+    if best is not None:
+        keep_best(climbed, folder, best)
+    if html is not None:
+        from gristmill_plugins.evaluation._report import write_report
+
+        write_report(html, record, climbed.evaluated)
+    if as_json:
+        typer.echo(json.dumps(record, ensure_ascii=False))
+        return
+    metrics = list(climbed.evaluated[0].figures)
+    headings = ("rung", *metrics, f"{metrics[0]}, against the first", "p (Holm)", "tokens/row", "seconds", "")
+    typer.echo("")
+    print_table(headings, table(climbed))
+    print_note([f"the recipes are in {folder}", f"kept as {place.stem}"])

@@ -11,6 +11,8 @@ from typing import Self
 
 ON_TERMINAL_S = 0.2
 ELSEWHERE_S = 15.0
+LEAST_S = 0.5
+"""A rate of less time than this is noise."""
 
 
 class Progress:
@@ -22,7 +24,7 @@ class Progress:
         self._terminal = sys.stderr.isatty()
         self._every_s = ON_TERMINAL_S if self._terminal else ELSEWHERE_S
         self._started: float | None = None
-        self._first = 0
+        self._first = self._last = 0
         self._told = time.monotonic()
         self._shown = False
 
@@ -37,8 +39,9 @@ class Progress:
     def update(self, done: int, failed: int, total: int) -> None:
         """Say that so many of about `total` are done, `failed` of them without success."""
         now = time.monotonic()
-        if self._started is None:
+        if self._started is None or done <= self._last:  # the first, or another recipe's first
             self._started, self._first = now, done - 1
+        self._last = done
         if self._quiet or now - self._told < self._every_s:
             return
         self._told = now
@@ -53,8 +56,9 @@ class Progress:
         parts = [f"{done:,} of {max(total, done):,} {self._noun}"]
         if failed:
             parts.append(f"{failed:,} failed")
-        parts.append(f"{rate:,.1f} {self._noun}/s")
-        if total > done:
+        if elapsed_s >= LEAST_S:
+            parts.append(f"{rate:,.1f} {self._noun}/s")
+        if total > done and elapsed_s >= LEAST_S:
             left_s = round((total - done) / max(rate, 1e-9))
             parts.append(f"{left_s // 3600}:{left_s // 60 % 60:02}:{left_s % 60:02} left")
         return ", ".join(parts)

@@ -150,13 +150,7 @@ def run_evaluation(
         with Progress(f"rows of {name}", quiet=show.quiet or show.as_json) as progress:
             evaluated.append(evaluate(kernel, task, name, data, Effort(*effort), progress.update))
     differences = compare(evaluated, all_pairs=all_pairs, seed=task.seed) if len(evaluated) > 1 else []
-    main = next(iter(evaluated[0].figures))
-    more = {
-        "differences": [one.as_json() for one in differences],
-        "front": [{"recipe": p.name, "tokens_per_row": p.cost, "value": p.value, "front": p.front}
-                  for p in pareto(evaluated, main)],
-        "examples": {other.name: examples(evaluated[0], other, main) for other in evaluated[1:]},
-    }  # fmt: skip
+    more = picture_parts(evaluated, differences)
     figures = condition_figures(evaluated)
     failed = [condition for condition in conditions if holds(condition, figures)]
     record = jsonable(make_record(kind, task, data, evaluated, **more, failed_conditions=failed))
@@ -171,6 +165,17 @@ def run_evaluation(
     if not show.quiet:
         print_note([f"kept as {place.stem}"])
     return 1 if failed else 0
+
+
+def picture_parts(evaluated: Sequence[Evaluated], differences: Sequence[Difference]) -> dict[str, Any]:
+    """Return the parts of a record that hold several recipes against one another, by the first metric."""
+    main = next(iter(evaluated[0].figures))
+    return {
+        "differences": [one.as_json() for one in differences],
+        "front": [{"recipe": p.name, "tokens_per_row": p.cost, "value": p.value, "front": p.front}
+                  for p in pareto(evaluated, main)],
+        "examples": {other.name: examples(evaluated[0], other, main) for other in evaluated[1:]},
+    }  # fmt: skip
 
 
 def _check_conditions(conditions: Sequence[str], task: Task) -> None:

@@ -21,6 +21,7 @@ NUMBER_TOLERANCE = 1e-6
 """Relative: answers are printed decimals, not results of floating-point sums."""
 
 
+@lru_cache(maxsize=16_384)  # figures of all rows are computed a thousand times over the same answers
 def normalise(text: str) -> str:
     """Return SQuAD's normal form: lower case, no punctuation, no articles, single spaces.
 
@@ -35,6 +36,7 @@ def accuracy(answer: str, expected: str) -> float:
     return float(_label(answer) == _label(expected))
 
 
+@lru_cache(maxsize=16_384)
 def _label(text: str) -> str:
     return text.strip().strip("\"'`*").rstrip(".!").strip().casefold()
 
