@@ -86,6 +86,7 @@ if TYPE_CHECKING:
     from gristmill._values import Completion as Completion
     from gristmill._values import Message as Message
     from gristmill._values import Passage as Passage
+    from gristmill._values import SemanticHit as SemanticHit
     from gristmill._values import TokenLogprob as TokenLogprob
     from gristmill._values import ToolCall as ToolCall
     from gristmill._values import Usage as Usage
@@ -106,7 +107,7 @@ _HOMES = {
     "OnDelta Sampling ScoreRequest Scores Session StoreQuery StoredRecord ToolExchange ToolSpec VectorStore",
     "_plugins": "AdapterRef CollectionRef DoctorLine EmbedderRef FunctionRef ModelFile ModelRef RecipeRef StoreRef "
     "ToolList function model_provider",
-    "_values": "Candidate Choice Completion Message Passage TokenLogprob ToolCall Usage Value Vote",
+    "_values": "Candidate Choice Completion Message Passage SemanticHit TokenLogprob ToolCall Usage Value Vote",
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from gristmill._cache import MISS
 from gristmill._cache._key import KeyPrefix
 from gristmill._errors import BudgetError, CapabilityError, FunctionError
 from gristmill._language._recipe import Budget
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from gristmill._cache import PromptCache
+    from gristmill._semantic._index import SemanticIndex
 
 CacheMode = Literal["auto", "off", "refresh"]
 CONTENT_FREE = "N/A"
@@ -121,6 +123,10 @@ class StepModel:
     adapters: dict[str, float]
     called: Called
     on_delta: Callable[[Delta], None] | None = None
+    semantic: SemanticIndex | None = None
+    """Where prompts that mean the same are looked for, if the step asks for it."""
+    threshold: float = 1.0
+    note: Callable[[str], None] = lambda _: None
 
     async def generate(self, request: GenerateRequest) -> list[Completion]:
         """Return one completion for each sample index, from the cache where it holds them."""
@@ -155,7 +161,37 @@ class StepModel:
         async def compute_missing(keys: Sequence[str]) -> list[dict[str, Any]]:
             return await compute([by_key[key] for key in keys])
 
-        return list(await self.cache.get_or_compute_many(list(by_key), compute_missing, keep=_is_whole))
+        if self.semantic is None or (text := self.semantic.varied(request)) is None:
+            return list(await self.cache.get_or_compute_many(list(by_key), compute_missing, keep=_is_whole))
+        if MISS in (known := self.cache.get_many(list(by_key))):
+            if (shared_answers := await self._shared_answers(self.cache, self.semantic, request, text)) is not None:
+                return shared_answers
+        else:
+            return [(value, True) for value in known]
+        answers: list[tuple[Any, bool]] = [
+            *await self.cache.get_or_compute_many(list(by_key), compute_missing, keep=_is_whole)
+        ]
+        await self.semantic.keep(self._place(self.semantic, request), text)
+        return answers
+
+    def _place(self, index: SemanticIndex, request: GenerateRequest) -> str:
+        """Return what all requests have in common that differ in nothing but the last message."""
+        shared = index.with_last(request, "").model_dump(mode="json", exclude={"sample_indices"})
+        return index.place({"version": KEY_VERSION, "model": self.model.fingerprint, "generate": shared})
+
+    async def _shared_answers(
+        self, cache: PromptCache, index: SemanticIndex, request: GenerateRequest, text: str
+    ) -> list[tuple[Any, bool]] | None:
+        """Return the answers of an earlier prompt that means the same, if the cache still has all of them."""
+        for alike in await index.find(self._place(index, request), text, self.threshold):
+            earlier = index.with_last(request, alike.text).model_dump(mode="json", exclude={"sample_indices"})
+            prefix = KeyPrefix({"version": KEY_VERSION, "model": self.model.fingerprint, "generate": earlier})
+            values: list[Any] = cache.get_many([prefix.key({"sample": n}) for n in request.sample_indices])
+            if MISS not in values:
+                self.note(f"semantic hit, cosine {alike.score:.3f}: {alike.text}")
+                hit = {"prompt": alike.text, "score": alike.score}
+                return [({**value, "semantic": hit}, True) for value in values]
+        return None
 
     async def _generate(self, request: GenerateRequest) -> list[dict[str, Any]]:
         self.spending.start_call()
@@ -163,7 +199,7 @@ class StepModel:
         self.spending.add_tokens(sum(c.usage.prompt_tokens + c.usage.completion_tokens for c in completions))
         if request.json_schema is not None:
             completions = [validated(completion, request.json_schema) for completion in completions]
-        return [completion.model_dump(mode="json", exclude={"cached"}) for completion in completions]
+        return [completion.model_dump(mode="json", exclude={"cached", "semantic"}) for completion in completions]
 
     def _record(self, n_answers: int, cached: list[bool], usages: list[Usage], started: float) -> None:
         elapsed_s = time.perf_counter() - started

@@ -41,6 +41,7 @@ from gristmill._work import bind_inputs
 
 if TYPE_CHECKING:
     from gristmill._memory import Memory
+    from gristmill._semantic._index import SemanticIndex
 
 LOOK_EVERY_S = 0.25
 STOP_WITHIN_S = 5.0
@@ -72,12 +73,14 @@ class Kernel:
     ) -> None:
         self.settings = settings or load_settings()
         files = [*self.settings.plugin_files, *(Path(file).absolute() for file in plugin_files)]
+        self.plugin_files = tuple(files)
         self.registry = Registry(plugins, files)
         self.library = RecipeLibrary()
         self.cache = self._make_cache(cache)
         self._memory_at = memory
         self._memory: Memory | None = None
         self._memories: dict[int, Memory] = {}
+        self._semantic: SemanticIndex | None = None
         self._models: dict[str, Model] = {}
         self._residents = Residents(max_loaded=self.settings.max_loaded, idle_s=self.settings.idle_s)
         self._listeners: set[Listener] = set()
@@ -108,6 +111,15 @@ class Kernel:
 
                 self._memory = open_memory(self, self._memory_at)
             return self._memory
+
+    def _semantic_index(self) -> SemanticIndex | None:
+        """Return the earlier prompts of the prompt cache; None without one."""
+        if self.cache is not None and self._semantic is None:
+            from gristmill._memory._open import DEFAULT_EMBEDDER
+            from gristmill._semantic._index import SemanticIndex
+
+            self._semantic = SemanticIndex(self.cache.directory, lambda: self.embedder(DEFAULT_EMBEDDER))
+        return self._semantic
 
     def _memory_of(self, declared: ModelDeclaration | None) -> Memory:
         """Return semantic memory in a store that a recipe declares; equal declarations share one."""
@@ -175,7 +187,7 @@ class Kernel:
         if checked.errors:
             told = "\n".join(diagnostic.render() for diagnostic in checked.errors)
             raise RecipeError(told, checked.diagnostics)
-        return RunnableRecipe(self, checked)
+        return RunnableRecipe(self, checked, overrides)
 
     def _sub_recipe(self, name: str) -> Recipe:
         return self.recipe(name).recipe
@@ -202,7 +214,14 @@ class Kernel:
         assert self._threads is not None
         models = model_of or self.model_of
         return Services(
-            self.registry, self.settings, self.cache, self._threads, models, self._sub_recipe, self._memory_of
+            self.registry,
+            self.settings,
+            self.cache,
+            self._threads,
+            models,
+            self._sub_recipe,
+            self._memory_of,
+            self._semantic_index,
         )
 
     def _start(self) -> asyncio.AbstractEventLoop:
@@ -282,16 +301,17 @@ class Kernel:
         closers = [model.close() for model in self._models.values() if isinstance(model, Model)]
         await asyncio.gather(*closers, return_exceptions=True)
         self._models.clear()
-        memories = [*self._memories.values(), *([self._memory] if self._memory is not None else [])]
-        await asyncio.gather(*(memory.store.close() for memory in memories), return_exceptions=True)
+        holders = [*self._memories.values(), self._memory, self._semantic]
+        await asyncio.gather(*(one.store.close() for one in holders if one is not None), return_exceptions=True)
 
 
 class RunnableRecipe:
     """A checked recipe bound to a kernel."""
 
-    def __init__(self, kernel: Kernel, recipe: Recipe) -> None:
+    def __init__(self, kernel: Kernel, recipe: Recipe, overrides: Mapping[str, str] | None = None) -> None:
         self.kernel = kernel
         self.recipe = recipe
+        self.overrides = dict(overrides or {})
 
     def run(self, inputs: Mapping[str, Any] | None = None, /, **named: Any) -> RunResult:
         """Run and wait for the result. Inputs by name, or as one mapping.

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from gristmill._cache import PromptCache
     from gristmill._memory import Memory
     from gristmill._registry import Registry
+    from gristmill._semantic._index import SemanticIndex
     from gristmill._settings import Settings
 
 
@@ -58,6 +59,8 @@ class Services:
     recipe: Callable[[str], Recipe]
     memory: Callable[[ModelDeclaration | None], Memory]
     """The kernel's own, or that in a store which a recipe declares."""
+    semantic: Callable[[], SemanticIndex | None] = lambda: None
+    """Where prompts that mean the same are looked for; None without a prompt cache."""
 
 
 @dataclass(slots=True)

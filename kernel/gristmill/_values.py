@@ -83,6 +83,15 @@ class ToolCall(Value):
     """What the model wrote instead of arguments, if it is no JSON object."""
 
 
+class SemanticHit(Value):
+    """An answer that was given to another prompt, which was taken to mean the same."""
+
+    prompt: str
+    """The user's message that it was given to."""
+    score: float
+    """Cosine of the two messages' vectors."""
+
+
 class Completion(Value):
     """What a model wrote for one sample."""
 
@@ -98,6 +107,8 @@ class Completion(Value):
     """What the model wants called before it goes on, when the request offered tools."""
     logprobs: tuple[TokenLogprob, ...] | None = None
     cached: bool = False
+    semantic: SemanticHit | None = None
+    """Set when the answer is another prompt's: only under `cache: {semantic: ...}`."""
 
 
 class Choice(Value):

@@ -352,6 +352,9 @@ def step_model(turn: Turnstile, name: str, adapters: dict[str, float]) -> StepMo
         adapters=adapters,
         called=called,
         on_delta=on_delta if owner.options.wants_tokens else None,
+        semantic=None if turn.step.semantic is None else owner.services.semantic(),
+        threshold=turn.step.semantic or 1.0,
+        note=lambda text: owner._emit(StepNoted(owner.options.now(), turn.path, text)),
     )
 
 

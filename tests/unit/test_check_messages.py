@@ -139,7 +139,7 @@ STEPS = [
     ('{prompt: x, timeout_s: 0}', ['4:29: timeout_s is a number above 0, this is 0']),
     ('{prompt: x, timeout_s: soon}', ["4:29: timeout_s is a number above 0, this is 'soon'"]),
     ('{prompt: x, for_each: [x], concurrency: 1.5}', ['4:46: concurrency is a whole number above 0, this is 1.5']),
-    ('{prompt: x, cache: never}', ["4:25: cache cannot be 'never' | write auto, off or refresh"]),
+    ('{prompt: x, cache: never}', ["4:25: cache cannot be 'never' | write auto, off, refresh, or {semantic: 0.97}"]),
     ('{prompt: x, needs: 3}', ['4:25: 3 is not a step | there is: a']),
     ("steps:\n  a: {prompt: '${b.text}'}\n  b: {prompt: '${c.text}'}\n  c: {prompt: '${a.text}'}\n", ['4:3: these steps wait for each other: a -> b -> c -> a | break the ring, or make it one step with `repeat`']),
 ]  # fmt: skip

@@ -360,6 +360,23 @@ def cache_clear() -> None:
     with _kernel() as kernel:
         assert kernel.cache is not None
         typer.echo(f"forgot {plural(kernel.cache.clear(), 'answer')}")
+        if (directory := kernel.cache.directory / "semantic").is_dir():
+            from gristmill._semantic._index import clear
+
+            clear(directory.parent)
+
+
+@cache_app.command("audit")
+def cache_audit(
+    pairs: Annotated[list[Path], typer.Argument(metavar="PAIRS.jsonl...", help="Labelled pairs.", show_default=False)],
+    threshold: Annotated[list[float] | None, typer.Option(help="A cosine to try; several times for several.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure how often `cache: {semantic: ...}` would be right and wrong on labelled pairs of prompts."""
+    from gristmill._cli._cache_audit import print_audit
+
+    with _kernel() as kernel:
+        print_audit(kernel, pairs, threshold, as_json=as_json)
 
 
 @new_app.command("recipe")

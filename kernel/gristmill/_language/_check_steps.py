@@ -111,7 +111,9 @@ KEYS: Mapping[str, Key] = {
     "on_error": Key(ALL_WORK, ANY, "fail, skip, or {value: ...}."),
     "needs": Key(ALL_WORK, union(STRING, list_of(STRING)), "Steps to wait for though nothing is read from them.",
                  expressions=False),
-    "cache": Key(ALL_WORK, Type("string", literals=("auto", "off", "refresh")), "Use the prompt cache, or not.",
+    "cache": Key(ALL_WORK, union(Type("string", literals=("auto", "off", "refresh")),
+                                 Type("record", fields={"semantic": NUMBER})),
+                 "Use the prompt cache, or not; {semantic: 0.97} also for a prompt that means the same.",
                  expressions=False),
 }  # fmt: skip
 
@@ -398,10 +400,28 @@ class _Flow:
         if isinstance(node, Scalar):  # `off` is unmistakable here, whatever YAML 1.1 makes of it
             self.owner.document.ambiguous.pop(node.start, None)
         value = self.owner.literal(node)
-        if value in ("auto", "off", "refresh"):
+        if isinstance(node, MapNode):
+            self._semantic(node, value)
+        elif value in ("auto", "off", "refresh"):
             return cast(Literal["auto", "off", "refresh"], value)
-        self.owner.report(node, f"cache cannot be {shorten(value)}", hint="write auto, off or refresh", code="type")
+        else:
+            hint = "write auto, off, refresh, or {semantic: 0.97}"
+            self.owner.report(node, f"cache cannot be {shorten(value)}", hint=hint, code="type")
         return "auto"
+
+    def _semantic(self, node: MapNode, value: Any) -> None:
+        """Read `cache: {semantic: 0.97}`, which only a prompt without choices can have."""
+        self.owner.unknown_keys(node, ("semantic",), "`cache`")
+        threshold = value.get("semantic") if isinstance(value, Mapping) else None
+        if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not 0.5 <= threshold <= 1:
+            hint = "0.97 is careful, 0.85 finds more"
+            told = f"semantic is a cosine from 0.5 to 1, this is {shorten(threshold)}"
+            self.owner.report(node.get("semantic") or node, told, hint=hint, code="type")
+        elif not {"prompt", "messages"} & self.node.entries.keys() or "choices" in self.node.entries:
+            told = "only a prompt without `choices` can be answered by meaning"
+            self.owner.report(node, told, hint="write cache: auto", code="type")
+        else:
+            self.step.semantic = float(threshold)
 
 
 class _StepTyper:

@@ -211,6 +211,8 @@ class Step:
     timeout_s: float | None = None
     on_error: OnError = OnError()
     cache: Literal["auto", "off", "refresh"] = "auto"
+    semantic: float | None = None
+    """From which cosine on the answer to another prompt will do, under `cache: {semantic: ...}`."""
     adapters: Data | None = None
     digest: str = ""
     """SHA-256 of the step as written, comments and layout aside."""
