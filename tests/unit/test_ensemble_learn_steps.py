@@ -13,7 +13,7 @@ import pytest
 from gristmill import FunctionError, Kernel, RunError
 from gristmill.testing import FakeEmbedder, FakePlugin, check_plugin
 from gristmill_plugins.ensemble import EnsemblePlugin
-from gristmill_plugins.ensemble._learn import Policy, decide, give_feedback, read_policy
+from gristmill_plugins.ensemble._learn import Policy, decide, entropy_share, give_feedback, read_policy
 from gristmill_plugins.ensemble._learned_file import load, save
 
 HEAD = "version: 1\nmodels: {main: {use: fake}}\n"
@@ -104,6 +104,16 @@ def test_exploration_still_asks_the_other_member_now_and_then(tmp_path: Path) ->
     drawn = [decide(path, ["a", "b"], seed=1000 + n)[0].member for n in range(200)]
     assert 100 < drawn.count("a") < 200
     assert {decide(path, ["a", "b"], seed=n, explore=False)[0].member for n in range(20)} == {"a"}
+
+
+def test_one_good_answer_does_not_settle_whom_to_ask(tmp_path: Path) -> None:
+    decision, _ = decide(tmp_path / "p.json", ["a", "b"], seed=1)
+    told = give_feedback(decision, 1.0)
+    assert 0.5 < told.policy[decision.member] < 0.75
+    shares = [entropy_share(0.4, n, 2) for n in (0, 5, 20, 200)]
+    assert shares[0] == 1
+    assert shares == sorted(shares, reverse=True)
+    assert shares[3] == pytest.approx(0.4, abs=0.01)
 
 
 def test_reordering_members_changes_no_decision(tmp_path: Path) -> None:

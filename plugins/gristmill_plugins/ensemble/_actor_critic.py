@@ -52,7 +52,7 @@ class Batch:
 def fresh(n_members: int, n_features: int, rng: np.random.Generator) -> Weights:
     """Return weights of a policy that prefers nobody, with critics that begin a little apart."""
     critics = tuple(rng.normal(0.0, 0.01, (n_members, n_features)) for _ in range(2))
-    return Weights(np.zeros((n_members, n_features)), (critics[0], critics[1]), math.log(0.2))
+    return Weights(np.zeros((n_members, n_features)), (critics[0], critics[1]), 0.0)
 
 
 def with_one(features: Array) -> Array:

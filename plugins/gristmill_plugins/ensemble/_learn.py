@@ -31,6 +31,9 @@ MOST_REMEMBERED = 1000
 """Rewards in the replay buffer; the oldest is forgotten first."""
 STEPS = 16
 """Gradient steps for one reward: some 3 ms."""
+SETTLE = 10
+"""Rewards a member after which the policy is about two thirds of the way from all even to its entropy target: before,
+one lucky answer would settle whom to ask."""
 
 
 class Decision(Value):
@@ -211,7 +214,7 @@ def give_feedback(decision: Decision, reward: float, *, seed: int = 0, path: Pat
 def _fresh(decision: Decision, seed: int) -> Policy:
     return Policy(
         embedder=decision.embedder, n_features=len(decision.features), seed=seed, n_feedback=0, actor={},
-        critics=({}, {}), log_temperature=math.log(0.2), replay=(),
+        critics=({}, {}), log_temperature=0.0, replay=(),
     )  # fmt: skip
 
 
@@ -244,7 +247,7 @@ def _learn(policy: Policy, target_share: float) -> tuple[Policy, float]:
     names = sorted(policy.actor)
     replay = _batch(policy, names)
     rng = np.random.default_rng([policy.seed & 0xFFFFFFFF, policy.n_feedback])
-    target = target_share * math.log(len(names)) if len(names) > 1 else 0.0
+    target = entropy_share(target_share, policy.n_feedback, len(names)) * math.log(len(names))
     weights = learn(_weights(policy, names), replay, target_entropy=target, steps=STEPS, rng=rng)
     update: dict[str, Any] = {
         "actor": _by_name(names, weights.actor),
@@ -253,6 +256,11 @@ def _learn(policy: Policy, target_share: float) -> tuple[Policy, float]:
         "n_feedback": policy.n_feedback + 1,
     }
     return policy.model_copy(update=update), entropy(weights.actor, replay.phi)
+
+
+def entropy_share(target: float, n_feedback: int, n_members: int) -> float:
+    """Return how even the policy is to be, as a share of all even: 1 at first, `target` after many rewards."""
+    return target + (1 - target) * math.exp(-n_feedback / (SETTLE * n_members))
 
 
 def _weights(policy: Policy, names: Sequence[str]) -> Weights:
