@@ -219,4 +219,9 @@ def test_calibrate_reads_what_choose_gave(bench: Bench) -> None:
     (bench.folder / "rows.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
     found = bench.run("steps:\n  c: {use: ensemble.calibrate, with: {data: rows.jsonl}}\n").output
     assert found.n == 50
+    again = bench.run(
+        "steps:\n  c: {use: ensemble.calibrate, with: {answers: [{m: {a: 0.6, b: 0.4}}, {m: {a: 0.7, b: 0.3}}], "
+        "labels: [a, b]}}\n"
+    ).output
+    assert (again.n, list(again.temperatures)) == (2, ["m"])
     assert found.temperatures["m"] == calibrate([ChosenRow.model_validate(row) for row in rows]).temperatures["m"]

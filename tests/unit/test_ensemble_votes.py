@@ -478,6 +478,26 @@ def test_weigh_reads_a_file_and_names_a_bad_line(bench: Bench) -> None:
     assert "No such file" in str(bench.fails("steps:\n  w: {use: ensemble.weigh, with: {data: none.jsonl}}\n"))
 
 
+def test_answers_and_labels_of_other_steps_are_rows(bench: Bench) -> None:
+    found = bench.run(
+        "steps:\n  w: {use: ensemble.weigh, with: {answers: [{a: x, b: y}, {a: y, b: y}], labels: [x, x]}}\n"
+    ).output
+    assert (found.n, found.best, found.best_accuracy) == (2, "a", 0.5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("{}", "this takes `data`, or `answers` with their `labels`"),
+        ("{answers: [{a: x}]}", "this takes `data`, or `answers` with their `labels`"),
+        ("{answers: [{a: x}], labels: [x], data: rows.jsonl}", "this takes `data`, or `answers`"),
+        ("{answers: [{a: x}], labels: [x, y]}", "there are 1 answers and 2 labels"),
+    ],
+)
+def test_rows_come_from_one_place(bench: Bench, arguments: str, message: str) -> None:
+    assert message in str(bench.fails(f"steps:\n  w: {{use: ensemble.weigh, with: {arguments}}}\n"))
+
+
 def test_the_plugin_offers_its_functions_through_its_mixins(bench: Bench) -> None:
     offered = bench.kernel.registry.plugin("ensemble")
     assert isinstance(offered.plugin, EnsemblePlugin)

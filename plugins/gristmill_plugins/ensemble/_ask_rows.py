@@ -16,6 +16,26 @@ from gristmill import FunctionError, Value
 V = TypeVar("V", bound=Value)
 
 
+def labelled_rows(
+    cls: type[V], data: Path | list[V] | None, answers: Sequence[object] | None, labels: Sequence[str] | None
+) -> list[V]:
+    """Return rows of a class with two fields, what was said and the label, from either way of giving them.
+
+    Raises:
+        FunctionError: they are given in both ways or in none, or answers and labels are not as many.
+    """
+    if (data is None) == (answers is None) or (answers is None) != (labels is None):
+        raise FunctionError("this takes `data`, or `answers` with their `labels`")
+    if data is not None:
+        return read_rows(data, cls) if isinstance(data, Path) else data
+    assert answers is not None
+    assert labels is not None
+    if len(answers) != len(labels):
+        raise FunctionError(f"there are {len(answers)} answers and {len(labels)} labels")
+    (said,) = (name for name in cls.model_fields if name != "label")
+    return [cls.model_validate({said: row, "label": label}) for row, label in zip(answers, labels, strict=True)]
+
+
 def read_rows(path: Path, cls: type[V]) -> list[V]:
     """Return one value for each line of a JSONL file that is not blank.
 

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from gristmill import Context, FunctionError, ModelRef, function
 
 from ._ask_member import Question, ask_members
-from ._ask_rows import distinct, read_rows
+from ._ask_rows import distinct, labelled_rows
 from ._ask_types import (
     MaxTokens,
     MaybeCandidates,
@@ -113,8 +113,13 @@ class _DecodeFunctions:
     def calibrate(
         self,
         data: Annotated[
-            Path | list[ChosenRow], "Labelled rows {members: {name: {choice: p}}, label: text}, or a JSONL file."
-        ],
+            Path | list[ChosenRow] | None, "Labelled rows {members: {name: {choice: p}}, label: text}, or a JSONL file."
+        ] = None,
+        *,
+        answers: Annotated[
+            list[dict[str, dict[str, float]]] | None, "Instead: the `members` of what choose gave for each row."
+        ] = None,
+        labels: Annotated[list[str] | None, "The right choice of each of those rows."] = None,
     ) -> Calibrated:
         """Return the temperatures that make members' probabilities mean what they say (temperature scaling)."""
-        return calibrate(read_rows(data, ChosenRow) if isinstance(data, Path) else data)
+        return calibrate(labelled_rows(ChosenRow, data, answers, labels))

@@ -13,7 +13,7 @@ from typing import Annotated
 from gristmill import Candidate, Context, FunctionError, ModelRef, Vote, function
 
 from ._ask_member import MemberSpec, Question, ask_members, check_samples
-from ._ask_rows import distinct, read_rows
+from ._ask_rows import distinct, labelled_rows
 from ._ask_types import (
     Asked,
     EarlyStops,
@@ -129,13 +129,17 @@ class _VoteFunctions:
     @function
     def weigh(
         self,
-        data: Annotated[Path | list[VotedRow], "Labelled rows {votes: {member: text}, label: text}, or a JSONL file."],
+        data: Annotated[
+            Path | list[VotedRow] | None, "Labelled rows {votes: {member: text}, label: text}, or a JSONL file."
+        ] = None,
         *,
+        answers: Annotated[list[dict[str, str]] | None, "Instead: for each row, member to its answer."] = None,
+        labels: Annotated[list[str] | None, "The right answer of each of those rows."] = None,
         normalize: NormalizeAs = "text",
         options: Options = None,
     ) -> Weighed:
         """Return members' accuracies and weights on labelled data, and whether voting pays there."""
-        rows = read_rows(data, VotedRow) if isinstance(data, Path) else data
+        rows = labelled_rows(VotedRow, data, answers, labels)
         return weigh(rows, normalize=normalize, options=options or ())
 
 

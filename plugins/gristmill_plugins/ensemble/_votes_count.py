@@ -63,7 +63,7 @@ def count_votes(election: Election, counting: Counting) -> Vote:
     if not election.ballots:
         return Vote(winner=None, tally={}, agreement=0.0, abstained=election.abstained)
     if not any(weights.values()):
-        raise FunctionError("every vote weighs nothing", hint="give at least one member a weight above 0")
+        raise FunctionError("every vote weighs nothing", hint="give a member a weight above 0; one that is no better than guessing has none")
     ballots: Weighted = [(Fraction(weights[b.member]), b.ranking) for b in election.ballots]
     outcome = RULES[counting.rule](ballots, election.options)
     winner = _break_tie(outcome.winners, election, counting)
