@@ -283,3 +283,76 @@ def test_nothing_is_found_by_an_empty_query_or_where_nothing_is(mill: Memory) ->
 def test_arguments_that_mean_nothing_are_refused(mill: Memory, arguments: dict[str, Any], told: str) -> None:
     with pytest.raises(UsageError, match=told):
         mill.recall("c", "mill", **arguments)
+
+
+# the approximate index
+
+
+@pytest.fixture
+def large(memory: Memory, monkeypatch: pytest.MonkeyPatch) -> Memory:
+    """Enough records for an index, by a lower bar."""
+    from gristmill._memory import _approximate
+
+    monkeypatch.setattr(_approximate, "FEWEST", 50)
+    memory.remember("c", [f"stone {n} mill" for n in range(60)], id=[str(n) for n in range(60)])
+    return memory
+
+
+def test_an_index_finds_what_a_scan_finds_and_what_came_after_it(large: Memory) -> None:
+    queries = ("stone 7 mill", "7 mill", "stone 41")
+    before = [_first(large, query, mode) for query in queries for mode in ("dense", "hybrid")]
+    assert large.index("c") == 60
+    store = large.store
+    assert isinstance(store, SqliteStore)
+    store._matrices.clear()
+    after = [_first(large, query, mode) for query in queries for mode in ("dense", "hybrid")]
+    assert after == before
+    assert not store._matrices, "the vectors were scanned, not the index asked"
+    large.remember("c", ["a new stone 7 mill", "stone replaced"], id=["new", "3"])
+    large.forget("c", ["7"])
+    found = ids(large.recall("c", "a new stone 7 mill", mode="dense", top_k=99))
+    assert found[0] == "new"
+    assert "7" not in found
+    assert len(found) == len(set(found)) == 60
+    assert large.recall("c", "stone replaced", mode="dense", top_k=1)[0].text == "stone replaced"
+    assert not store._matrices
+
+
+def _first(memory: Memory, query: str, mode: Any) -> tuple[str, list[float | None]]:
+    """The best record, and the scores of the first five: records that score alike may come in any order."""
+    found = memory.recall("c", query, mode=mode)
+    return found[0].id, [None if record.score is None else round(record.score, 5) for record in found]
+
+
+def test_an_index_is_asked_by_other_processes_and_mmr_and_left_for_filters(large: Memory) -> None:
+    large.remember("c", "stone of a kind", metadata={"kind": "x"}, id="x")
+    large.index("c")
+    with Kernel(memory=SqliteStore(Path(large.store.path).parent), cache=False) as kernel:  # type: ignore[attr-defined]
+        kernel.memory._default = FakeEmbedder
+        assert ids(kernel.memory.recall("c", "stone of a kind", mode="dense", top_k=1)) == ["x"]
+        assert len(kernel.memory.recall("c", "stone", top_k=3, mmr=0.5)) == 3
+        assert not kernel.memory.store._matrices  # type: ignore[attr-defined]
+        assert ids(kernel.memory.recall("c", "stone", where={"kind": "x"}, mode="dense")) == ["x"]
+
+
+def test_an_index_of_another_state_or_that_is_damaged_is_not_used(large: Memory) -> None:
+    large.index("c")
+    store = large.store
+    assert isinstance(store, SqliteStore)
+    (file,) = (store.path.with_name(store.path.name + ".indexes")).iterdir()
+    file.write_bytes(b"x" * 100)
+    assert len(large.recall("c", "stone 7 mill", mode="dense")) == 5
+    assert store._matrices
+    large.index("c")
+    large.re_embed("c")
+    store._matrices.clear()
+    assert len(large.recall("c", "stone 7 mill", mode="dense")) == 5
+    assert store._matrices
+
+
+def test_what_an_index_cannot_be_made_of_is_told(memory: Memory) -> None:
+    memory.remember("c", "one")
+    with pytest.raises(UsageError, match="collection 'c' has 1 records, and an index is slower below 50000"):
+        memory.index("c")
+    with pytest.raises(UsageError, match="there is no collection 'd'"):
+        memory.index("d")

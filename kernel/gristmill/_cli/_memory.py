@@ -225,3 +225,10 @@ def re_embed(
     with _kernel(plugin) as kernel:
         n = kernel.memory.re_embed(collection, _embedder(kernel, embedder, set_), namespace=namespace)
     typer.echo(f"made {n} vector{'' if n == 1 else 's'}")
+
+
+@memory_app.command("index")
+def index(collection: Collection, namespace: Namespace = "default") -> None:
+    """Make an approximate index of a collection of 50,000 records or more: searches take a tenth of the time."""
+    with _kernel(None) as kernel:
+        typer.echo(f"indexed {_records(kernel.memory.index(collection, namespace=namespace))}")

@@ -28,6 +28,7 @@ from gristmill._memory._arguments import (
 from gristmill._memory._calls import Runner, awaited, waiting
 from gristmill._memory._exchange import read_file, write_file
 from gristmill._memory._rank import Fusion, diversify, fuse
+from gristmill._memory._store import SqliteStore
 from gristmill._memory._words import check_where
 from gristmill._models import (
     CollectionInfo,
@@ -294,6 +295,20 @@ class Memory:
 
         return await self.store.re_embed(name, embed, chosen.fingerprint)
 
+    async def _index(self, collection: str, *, namespace: str = DEFAULT_NAMESPACE) -> int:
+        """Make an approximate index of a large collection, and return how many vectors it holds.
+
+        A search without a filter then asks the index, and scans only what was written after it was made.
+
+        Raises:
+            UsageError: there is no such collection, it is too small to gain by it, or the store has its own index.
+            PluginError: usearch is not installed.
+        """
+        name = await self._existing(namespace, collection)
+        if not isinstance(self.store, SqliteStore):
+            raise UsageError("this store looks after its index itself")
+        return await self.store.build_index(name)
+
     async def _existing(self, namespace: str, collection: str) -> CollectionName:
         name = collection_name(namespace, collection)
         there = [info.name for info in await self.store.collections(namespace)]
@@ -341,6 +356,7 @@ class Memory:
     export, aexport = waiting(_export), awaited(_export)
     import_, aimport = waiting(_import), awaited(_import)
     re_embed, are_embed = waiting(_re_embed), awaited(_re_embed)
+    index, aindex = waiting(_index), awaited(_index)
 
 
 def _scored(hits: Sequence[Hit], mode: Mode, fusion: Fusion, dense_weight: float) -> list[tuple[Hit, float]]:

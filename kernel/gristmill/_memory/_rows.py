@@ -174,6 +174,18 @@ def match(connection: sqlite3.Connection, found: Found, query: StoreQuery, now: 
     return dict(rows.fetchall())
 
 
+def vectors(
+    connection: sqlite3.Connection, found: Found, numbers: Sequence[int], last: int, now: float
+) -> list[tuple[int, bytes]]:
+    """Return number and vector of those among `numbers` that are there, and of all records after `last`."""
+    return connection.execute(
+        "SELECT number, vector FROM records WHERE number IN (SELECT value FROM json_each(?)) AND collection = ?"
+        f" AND number <= ? AND {ALIVE}"
+        f" UNION ALL SELECT number, vector FROM records WHERE collection = ? AND number > ? AND {ALIVE}",
+        (json.dumps(list(numbers)), found.number, last, now, found.number, last, now),
+    ).fetchall()
+
+
 def fetch(connection: sqlite3.Connection, numbers: Sequence[int]) -> Iterator[tuple[int, StoredRecord]]:
     rows = connection.execute(
         f"SELECT {COLUMNS} FROM records WHERE number IN (SELECT value FROM json_each(?))", (json.dumps(list(numbers)),)

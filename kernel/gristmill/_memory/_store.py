@@ -17,6 +17,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
+from gristmill._errors import UsageError
 from gristmill._memory import _rows as table
 from gristmill._memory._file import HeldFile
 from gristmill._memory._rules import same_embedder
@@ -26,6 +27,7 @@ from gristmill._models import CollectionInfo, CollectionName, EmbedTexts, Hit, S
 if TYPE_CHECKING:
     import numpy as np
 
+    from gristmill._memory._approximate import Indexed
     from gristmill._memory._matrix import Matrix
 
 FILE_NAME = "memory.sqlite3"
@@ -57,6 +59,7 @@ class SqliteStore:
         self._writer = HeldFile(self.path)
         self._reader = HeldFile(self.path)
         self._matrices: OrderedDict[int, Matrix] = OrderedDict()
+        self._indexes: dict[int, Indexed] = {}
 
     async def upsert(
         self,
@@ -100,12 +103,14 @@ class SqliteStore:
         self, connection: sqlite3.Connection, collection: CollectionName, found: table.Found, query: StoreQuery
     ) -> list[Hit]:
         now = self._now()
-        dense: dict[int, float] = {}
-        scores = matrix = None
         if query.vector is not None:
             if found.fingerprint is None and not table.holds_any(connection, found):
                 return []
             same_embedder(collection, found.fingerprint, query.fingerprint)
+            if not query.where and (indexed := self._index(found)) is not None:
+                return self._search_index(connection, found, query, indexed)
+        dense: dict[int, float] = {}
+        scores = matrix = None
         if query.vector is not None or (query.with_vectors and found.fingerprint is not None):
             matrix = self._matrix(connection, found)
         if query.vector is not None and matrix is not None:
@@ -124,6 +129,77 @@ class SqliteStore:
                 )
             )
         return hits
+
+    def _search_index(
+        self, connection: sqlite3.Connection, found: table.Found, query: StoreQuery, indexed: Indexed
+    ) -> list[Hit]:
+        """Search by the approximate index: score what it found, and what is newer, exactly."""
+        import numpy as np
+
+        from gristmill._memory._approximate import nearest
+
+        assert query.vector is not None
+        now = self._now()
+        lexical = table.match(connection, found, query, now) if query.text is not None else {}
+        near = [*nearest(indexed, query.vector, query.n), *lexical]
+        rows = table.vectors(connection, found, near, indexed.last, now)
+        numbers = np.fromiter((number for number, _ in rows), np.int64)
+        matrix = np.frombuffer(b"".join(vector for _, vector in rows), np.float32).reshape(len(rows), found.dim or 0)
+        scores = np.einsum("ij,j->i", matrix, query.vector)
+        best = numbers[np.lexsort((numbers, -scores))[: query.n]].tolist()
+        place = {number: row for row, number in enumerate(numbers.tolist())}
+        wanted = [*best, *(number for number in lexical if number not in set(best))]
+        return [
+            Hit(
+                record,
+                float(scores[place[number]]) if number in place else None,
+                lexical.get(number),
+                np.array(matrix[place[number]]) if query.with_vectors and number in place else None,
+            )
+            for number, record in table.fetch(connection, wanted)
+        ]
+
+    def _index(self, found: table.Found) -> Indexed | None:
+        """Return the collection's approximate index, opened, if there is one of its present state."""
+        from gristmill._memory._approximate import find_index, open_index
+
+        there = find_index(self.path, found.number, found.epoch)
+        held = self._indexes.get(found.number)
+        if there is None or (held is not None and held.path == there[0]):
+            return held if there is not None else None
+        opened = open_index(*there, found.dim or 0)
+        if opened is not None:
+            self._indexes[found.number] = opened
+        return opened
+
+    @_in_thread
+    def build_index(self, collection: CollectionName) -> int:
+        """Make the approximate index of a collection anew; return how many vectors it holds.
+
+        From then on a search without a filter asks the index, and scans only what was written after it.
+
+        Raises:
+            UsageError: the collection is too small to gain by it, or has no vectors.
+            PluginError: usearch is not installed.
+        """
+        from gristmill._memory._approximate import FEWEST, build_index
+
+        with self._reader.reading() as connection:
+            found = table.find(connection, collection) if connection else None
+            if connection is None or found is None or found.dim is None:
+                raise UsageError(f"collection {collection.name!r} has no vectors")
+            (n,) = connection.execute("SELECT count(*) FROM records WHERE collection = ?", found[:1]).fetchone()
+            if n < FEWEST:
+                raise UsageError(
+                    f"collection {collection.name!r} has {n} records, and an index is slower below {FEWEST}",
+                    hint="searching them all is exact as well",
+                )
+            rows = connection.execute(
+                "SELECT number, vector FROM records WHERE collection = ? ORDER BY number", found[:1]
+            )
+            parts = iter(lambda: rows.fetchmany(_ROWS_AT_ONCE), [])
+            chunks = (([number for number, _ in part], b"".join(vector for _, vector in part)) for part in parts)
+            return build_index(self.path, found.number, found.epoch, found.dim, chunks)
 
     def _matrix(self, connection: sqlite3.Connection, found: table.Found) -> Matrix:
         """Return the collection's vectors as they are in the file now. The caller holds the reader."""
@@ -259,3 +335,4 @@ class SqliteStore:
         self._reader.close()
         self._writer.close()
         self._matrices.clear()
+        self._indexes.clear()
