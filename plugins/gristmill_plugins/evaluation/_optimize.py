@@ -56,9 +56,9 @@ class SearchFile(Task):
     recipe: str
     tune: dict[str, list[Any]] = Field(min_length=1)
     """`step.key` or `models.name.key`, as with `--set`, to the values it may have."""
-    budget: int = Field(600, ge=20)
+    budget: int = Field(default=600, ge=20)
     """Rows that may be run while searching, over all settings."""
-    holdout: float = Field(0.5, gt=0, lt=1)
+    holdout: float = Field(default=0.5, gt=0, lt=1)
     """The share of the rows that the best is confirmed on."""
 
 

@@ -51,11 +51,11 @@ class LadderFile(Task):
     """What the answer is, for rungs that find it in a chain of thought."""
     examples: list[Example] = Field(default_factory=list)
     documents: Path | None = None
-    top_k: int = Field(3, ge=1, le=50)
+    top_k: int = Field(default=3, ge=1, le=50)
     adapter: Path | None = None
-    samples: int = Field(8, ge=2, le=64)
-    max_tokens: int = Field(48, ge=1)
-    thought_tokens: int = Field(160, ge=8)
+    samples: int = Field(default=8, ge=2, le=64)
+    max_tokens: int = Field(default=48, ge=1)
+    thought_tokens: int = Field(default=160, ge=8)
     rungs: list[str] | None = None
 
 

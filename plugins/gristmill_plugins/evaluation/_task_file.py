@@ -59,7 +59,7 @@ class Task(_Strict):
     evaluation: Literal[1] = 1
     name: str = ""
     data: Path
-    limit: int | None = Field(None, ge=1)
+    limit: int | None = Field(default=None, ge=1)
     where: dict[str, Any] = Field(default_factory=dict)
     explode: str | None = None
     map: dict[str, str] = Field(default_factory=dict)
@@ -75,7 +75,7 @@ class Task(_Strict):
     passages: str | None = None
     metrics: list[str | RecipeMetric] = Field(default_factory=list)
     slices: list[str] = Field(default_factory=list)
-    repeats: int = Field(1, ge=1, le=100)
+    repeats: int = Field(default=1, ge=1, le=100)
     seed: int = 0
     recipes: dict[str, str | RecipeEntry] = Field(default_factory=dict)
     fail_if: list[str] = Field(default_factory=list)
