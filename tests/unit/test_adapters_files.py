@@ -321,6 +321,7 @@ def test_bfloat16_factors_are_read(tmp_path: Path, base: Path) -> None:
         ({"use_dora": True, "bias": "all"}, ["DoRA, whose magnitudes", "it has retrained biases (bias: 'all')"]),
         ({"modules_to_save": ["lm_head"]}, ["whole modules beside the factors (modules_to_save)"]),
         ({"init_lora_weights": "pissa"}, ["it began as 'pissa', which changes the base's weights"]),
+        ({"velora_config": {"rank": 1}}, ["it has 'velora_config', whose meaning is not known here"]),
         ({"trainable_token_indices": [1]}, ["single retrained tokens"]),
         ({"alora_invocation_tokens": [1]}, ["an activated LoRA"]),
         ({"r": 0, "lora_alpha": "8"}, ["'r' is 0, not a number above 0", "'lora_alpha' is '8'"]),

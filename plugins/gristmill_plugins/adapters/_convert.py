@@ -47,6 +47,29 @@ _FACTOR = re.compile(r"(?P<module>.+)\.lora_(?P<embedding>embedding_)?(?P<side>[
 _BASE_CHANGING = ("pissa", "olora", "corda", "loftq", "lora_ga")
 """Initialisations that change the base's weights as well, so that their files fit no untouched base."""
 
+_NOT_IN_GGUF = {
+    "use_dora": "DoRA, whose magnitudes have no place in it",
+    "use_qalora": "QA-LoRA, which pools its inputs",
+    "lora_bias": "biases on its B factors",
+    "modules_to_save": "whole modules beside the factors",
+    "trainable_token_indices": "single retrained tokens",
+    "target_parameters": "factors of bare parameters (experts)",
+    "layer_replication": "layers that the base does not have",
+    "alora_invocation_tokens": "an activated LoRA, which the engine does not follow",
+    "megatron_config": "Megatron's parallel layers",
+    "arrow_config": "routing between several adapters",
+}
+"""What a configuration may ask for that GGUF adapters do not have."""
+_SAFE_KEYS = """
+alpha_pattern auto_mapping base_model_name_or_path bias corda_config ensure_weight_tying eva_config exclude_modules
+fan_in_fan_out inference_mode init_lora_weights layers_pattern layers_to_transform loftq_config lora_alpha lora_dropout
+lora_ga_config megatron_core peft_type peft_version qalora_group_size r rank_pattern revision runtime_config
+target_modules task_type use_rslora
+"""
+_HARMLESS = frozenset(_SAFE_KEYS.split())
+"""Keys that say how an adapter was trained, or that are read elsewhere; any other that is set is refused, since PEFT
+adds kinds of LoRA with each release."""
+
 
 def convert_adapter(folder: Path, base: str, output: Path, *, type: AdapterType = "F32") -> AdapterInfo:
     """Write the GGUF adapter of a PEFT folder for a base model, and return what it is.
@@ -167,20 +190,11 @@ def config_problems(config: Mapping[str, Any]) -> Iterator[str]:
             f"it began as {start!r}, which changes the base's weights: save it with "
             "path_initial_model_for_weight_conversion"
         )
-    for key, what in (
-        ("use_dora", "DoRA, whose magnitudes have no place in it"),
-        ("use_qalora", "QA-LoRA, which pools its inputs"),
-        ("lora_bias", "biases on its B factors"),
-        ("modules_to_save", "whole modules beside the factors"),
-        ("trainable_token_indices", "single retrained tokens"),
-        ("target_parameters", "factors of bare parameters (experts)"),
-        ("layer_replication", "layers that the base does not have"),
-        ("alora_invocation_tokens", "an activated LoRA, which the engine does not follow"),
-        ("megatron_config", "Megatron's parallel layers"),
-        ("arrow_config", "routing between several adapters"),
-    ):
-        if config.get(key):
-            yield f"it has {what} ({key})"
+    for key, value in config.items():
+        if value and key in _NOT_IN_GGUF:
+            yield f"it has {_NOT_IN_GGUF[key]} ({key})"
+        elif value and key not in _HARMLESS:
+            yield f"it has {key!r}, whose meaning is not known here"
     if config.get("bias", "none") != "none":
         yield f"it has retrained biases (bias: {config['bias']!r})"
     for key in ("r", "lora_alpha"):
