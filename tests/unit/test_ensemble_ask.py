@@ -75,7 +75,7 @@ def test_a_member_may_be_a_recipe(bench: Bench) -> None:
 
 
 FAILING = (
-    "      members:\n        good: {prompt: Hello}\n        bad: {model: none, prompt: Hello}\n"
+    "      members:\n        good: {prompt: Hello}\n        bad: {model: '${\"none\"}', prompt: Hello}\n"
     "        worse: {recipe: broken.yaml}\n"
 )
 
@@ -122,7 +122,7 @@ def test_a_spent_budget_is_no_members_failure(bench: Bench) -> None:
         ("      members: {a: {prompt: x}}\n      choices: [x]\n", "choices are at least two different texts"),
         ("      members: {a: {prompt: x}}\n      samples: 3\n", "member 'a' is greedy, and would say the same 3 times"),
         (
-            "      members: {a: {recipe: r}}\n      samples: 3\n",
+            "      members: {a: {recipe: quickstart}}\n      samples: 3\n",
             "member 'a' is a recipe, and would say the same 3 times",
         ),
     ],
@@ -134,6 +134,16 @@ def test_questions_that_make_no_sense_are_refused(bench: Bench, arguments: str, 
 def test_check_finds_a_members_misspelt_field(bench: Bench) -> None:
     (told,) = bench.told(ASK + "      members: {a: {promt: x}}\n")
     assert "members" in told
+
+
+def test_check_finds_models_and_recipes_that_members_misspell(bench: Bench) -> None:
+    told = bench.told(
+        ASK + "      members:\n        a: {model: mian, prompt: x}\n        b: {recipe: quickstrat}\n"
+        "        c: {model: main, prompt: x}\n"
+    )
+    assert len(told) == 2
+    assert told[0].startswith("8:20: 'mian' is no model of this recipe | did you mean 'main'?")
+    assert "9:21: no recipe is called 'quickstrat' | did you mean 'quickstart'?" in told[1]
 
 
 @pytest.mark.parametrize(

@@ -195,7 +195,7 @@ def test_choices_of_other_steps_are_candidates(bench: Bench) -> None:
 
 
 def test_a_member_that_fails_is_left_out_within_min_answers(bench: Bench) -> None:
-    arguments = "{choices: [x, y], prompt: P, min_answers: 1, members: {a: {}, b: {model: none}}}"
+    arguments = "{choices: [x, y], prompt: P, min_answers: 1, members: {a: {}, b: {model: '${\"none\"}'}}}"
     chosen = bench.run(f"steps:\n  c: {{use: ensemble.choose, with: {arguments}}}\n").output
     assert list(chosen.members) == ["a"]
     assert "'none' is no model" in chosen.failures["b"]

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from pydantic import ValidationError
 
 from gristmill._errors import PluginError, UsageError, nearest, suggest
+from gristmill._language._check_nested import nested_references
 from gristmill._language._check_order import order_collections
 from gristmill._language._check_tools import ToolChecker
 from gristmill._language._diagnostics import shorten_path
@@ -51,7 +52,7 @@ from gristmill._language._types import (
 )
 from gristmill._language._yaml import ListNode, MapNode, Node, Scalar
 from gristmill._models import Sampling
-from gristmill._plugins import FunctionSpec, Parameter
+from gristmill._plugins import FunctionSpec, Parameter, RefKind
 from gristmill._values import Message
 from gristmill.schemas.jsonschema import read_schema
 
@@ -567,21 +568,23 @@ class _StepTyper:
             )
             checker.run(node)
         elif parameter.ref and isinstance(data, Constant) and isinstance(data.value, str):
-            self._check_reference(parameter, data.value, node)
+            self._check_reference(parameter.ref, data.value, node)
+        for kind, name, place in nested_references(parameter.type, node):
+            self._check_reference(kind, name, place)
         return data
 
-    def _check_reference(self, parameter: Parameter, name: str, node: Node) -> None:
+    def _check_reference(self, kind: RefKind, name: str, node: Node) -> None:
         registry = self.owner.registry
-        if parameter.ref in ("model", "embedder", "store"):
-            self._check_declared(name, node, parameter.ref)
-        elif parameter.ref == "function":
+        if kind in ("model", "embedder", "store"):
+            self._check_declared(name, node, kind)
+        elif kind == "function":
             try:
                 registry.function(name)
             except PluginError as error:
                 self.owner.report(node, error.message, hint=error.hint or "", code="unknown-function")
-        elif parameter.ref == "recipe":
+        elif kind == "recipe":
             self._sub_recipe(name, node)
-        elif parameter.ref == "adapter":
+        elif kind == "adapter":
             known = {adapter for model in self.recipe.models.values() for adapter in model.adapters}
             if name not in known:
                 self.owner.report(

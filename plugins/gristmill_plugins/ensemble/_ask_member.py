@@ -24,6 +24,8 @@ from gristmill import (
     GristmillError,
     Message,
     ModelHandle,
+    ModelRef,
+    RecipeRef,
     Sampling,
     Usage,
     Value,
@@ -41,7 +43,7 @@ class Example(Value):
 class MemberSpec(Value):
     """One member. What it does not say, the function's own arguments say."""
 
-    model: str | None = None
+    model: ModelRef | None = None
     prompt: str | None = None
     system: str | None = None
     examples: tuple[Example, ...] = ()
@@ -49,7 +51,7 @@ class MemberSpec(Value):
     """Adapter to scale, instead of the step's."""
     temperature: float | None = Field(default=None, ge=0, le=100)
     max_tokens: int | None = Field(default=None, ge=1)
-    recipe: str | None = None
+    recipe: RecipeRef | None = None
     """A recipe, by name or by a path below this one, instead of a model and a prompt."""
     inputs: dict[str, Any] = {}
     """The recipe's inputs. One called `seed` is raised by the number of each further sample."""
