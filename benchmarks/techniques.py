@@ -37,12 +37,13 @@ import _quiet
 from _technique_recipes import TECHNIQUES, Technique
 from _technique_tasks import TASKS, Row, Task
 
-from gristmill import Kernel, PromptCache, RecipeError, RunnableRecipe, RunResult
+from gristmill import Kernel, PromptCache, RecipeError, RunError, RunnableRecipe, RunResult
 
 RESULTS = Path(__file__).parent / "results" / "techniques.json"
 BATCH = 20
 COST_ROWS = 10
 AT_ONCE = 4
+ATTEMPTS = 4
 DRAWS = 10_000
 
 Record = dict[str, Any]
@@ -183,7 +184,13 @@ async def run_rows(runnable: RunnableRecipe, rows: Sequence[Row]) -> list[RunRes
 
     async def one(row: Row) -> RunResult:
         async with limit:
-            return await runnable.arun(row.inputs)
+            for attempt in range(ATTEMPTS):
+                try:
+                    return await runnable.arun(row.inputs)
+                except RunError:  # an engine that a busy machine starves is ended; the next call starts another
+                    if attempt == ATTEMPTS - 1:
+                        raise
+            raise AssertionError("unreachable")
 
     return list(await asyncio.gather(*(one(row) for row in rows)))
 
