@@ -285,7 +285,10 @@ class Model(ABC):
 
 
 class Embedder(Protocol):
-    """Text to vectors. A Model that can `embed` is one."""
+    """Text to vectors. A Model that can `embed` is one.
+
+    Vectors are kept in the prompt cache, unless the embedder has an attribute `outruns_cache` that is true.
+    """
 
     @property
     def fingerprint(self) -> str:

@@ -344,6 +344,25 @@ def test_vectors_of_a_model_come_from_the_prompt_cache(tmp_path: Path) -> None:
         assert asked == ["a", "b"]
 
 
+def test_vectors_of_any_embedder_are_cached_unless_it_outruns_the_cache(tmp_path: Path) -> None:
+    class Counting(FakeEmbedder):
+        asked = 0
+
+        async def embed(self, texts: Sequence[str]) -> np.ndarray:
+            self.asked += len(texts)
+            return await super().embed(texts)
+
+    class Fast(Counting):
+        fingerprint = "fast"
+        outruns_cache = True
+
+    with Kernel(memory=tmp_path) as kernel:
+        for embedder, asked in ((Counting(), 2), (Fast(), 4)):
+            for _ in range(2):
+                kernel.memory.remember(embedder.fingerprint, ["a", "b"], embedder=embedder)
+            assert embedder.asked == asked
+
+
 def test_a_file_of_an_older_version_is_brought_up_to_date(tmp_path: Path) -> None:
     path = tmp_path / "memory.sqlite3"
     old = open_file(path, steps=STEPS[:1])

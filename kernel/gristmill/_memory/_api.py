@@ -35,7 +35,6 @@ from gristmill._models import (
     CollectionName,
     Embedder,
     Hit,
-    Model,
     StoredRecord,
     StoreQuery,
     VectorStore,
@@ -326,8 +325,11 @@ class Memory:
         return embedder
 
     async def _embed(self, embedder: Embedder, texts: Sequence[str]) -> np.ndarray:
-        """Return `(len(texts), dim) float32`; those of a model come from the prompt cache where it has them."""
-        if self._cache is None or not isinstance(embedder, Model):  # a static embedder is faster than the cache
+        """Return `(len(texts), dim) float32`; they come from the prompt cache where it has them.
+
+        An embedder that sets `outruns_cache`, as static embeddings do, is asked directly.
+        """
+        if self._cache is None or getattr(embedder, "outruns_cache", False):
             return checked_vectors(await embedder.embed(texts), len(texts))
         import numpy as np
 

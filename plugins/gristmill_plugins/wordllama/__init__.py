@@ -37,6 +37,9 @@ _INLINE = 16
 class WordLlamaEmbedder:
     """256-dimensional static embeddings; `dim` keeps the first ones only, which costs little quality."""
 
+    outruns_cache = True
+    """A text takes 0.03 to 0.3 ms, a look into the prompt cache about as long."""
+
     def __init__(self, dim: int = DIM) -> None:
         self.dim = dim
         self._lock = threading.Lock()
