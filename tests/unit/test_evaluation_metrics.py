@@ -199,6 +199,9 @@ class TestReading:
     def test_a_mapping_has_one_field_that_is_plainly_the_answer_or_must_be_told(self) -> None:
         assert Reading().read(self.run({"answer": True, "x": 1}))["answer"] == "yes"
         assert Reading().read(self.run({"n": 4.0}))["answer"] == "4"
+        assert Reading().read(self.run({"mood": "good", "probabilities": {"good": 0.6}})) == {
+            "answer": "good", "probabilities": {"good": 0.6}, "confidence": 0.6,
+        }  # fmt: skip
         with pytest.raises(UsageError, match=r"has the fields 'a', 'b': which is the answer\?\n  say --answer FIELD"):
             Reading().read(self.run({"a": 1, "b": 2}))
         assert Reading(answer="b").read(self.run({"a": 1, "b": [2]}))["answer"] == "[2]"

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from gristmill import RunResult
 
 ANSWER_FIELDS = ("answer", "text", "winner", "label", "output")
+COMPANIONS = ("probabilities", "confidence", "passages", "citations", "score", "supported")
+"""Fields that go with an answer: the only other one is it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,8 +148,9 @@ def _answer(output: Any) -> Any:
     named = [name for name in ANSWER_FIELDS if name in output]
     if named:
         return output[named[0]]
-    if len(output) == 1:
-        return next(iter(output.values()))
+    alone = [name for name in output if name not in COMPANIONS]
+    if len(alone) == 1:
+        return output[alone[0]]
     fields = ", ".join(map(repr, output))
     raise UsageError(f"the recipe's output has the fields {fields}: which is the answer?", hint="say --answer FIELD")
 
