@@ -53,7 +53,11 @@ def plugin() -> SurePlugin:
 
 @pytest.fixture
 def kernel(tmp_path: Path, plugin: SurePlugin) -> Iterator[Kernel]:
-    texts: dict[str, Any] = {"three": lambda _, index: ["yes", "No.", "Yes"][index % 3], "": "plain text"}
+    texts: dict[str, Any] = {
+        "three": lambda _, index: ["yes", "No.", "Yes"][index % 3],
+        "thousand": lambda _, index: ["So it is 1,000.", "The answer is 1000", "Perhaps 7?", "who knows"][index % 4],
+        "": "plain text",
+    }
     plugins = {"ensemble": EnsemblePlugin(), "sure": plugin, "fake": FakePlugin(texts)}
     with Kernel(plugins=plugins, memory=tmp_path / "memory", cache=False) as made:
         made.registry._scanned = True  # these plugins and no installed ones
@@ -127,6 +131,17 @@ def test_samples_that_agree_are_sure_and_those_that_do_not_are_not(run: Run) -> 
     assert answer.stages[0].text == "yes"
     assert answer.stages[0].confidence == pytest.approx(2 / 3)
     assert (answer.text, answer.confidence) == ("plain text", 1.0)
+
+
+def test_samples_agree_by_the_number_in_them_and_a_text_without_one_agrees_with_nobody(run: Run) -> None:
+    text = (
+        "steps:\n  answer:\n    use: ensemble.cascade\n    with:\n      samples: 4\n      temperature: 0.7\n"
+        "      threshold: 0.5\n      normalize: number\n      members: {a: {prompt: thousand}, b: {prompt: plain}}\n"
+    )
+    answer = run(text, "version: 1\nmodels: {main: {use: fake}}\n")
+    assert (answer.text, answer.confidence, answer.member) == ("1000", 0.5, "a")
+    nothing = run(text.replace("prompt: thousand", "prompt: plain"), "version: 1\nmodels: {main: {use: fake}}\n")
+    assert [stage.confidence for stage in nothing.stages] == [0.0, 0.0]
 
 
 def test_an_answer_that_says_nothing_about_its_confidence_is_refused_with_the_way_out(run: Run) -> None:

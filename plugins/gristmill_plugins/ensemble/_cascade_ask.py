@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from gristmill import Candidate, Context, FunctionError
 
 from ._ask_member import MemberSpec, Question, Reply, ask_member
+from ._ballots_normalize import Normalize, Reader, normalizer
 from ._cascade import Cascaded, FittedCascade, Stage
-from ._stack import same
 
 
 async def run_cascade(
@@ -22,6 +22,7 @@ async def run_cascade(
     question: Question,
     thresholds: Sequence[float],
     *,
+    normalize: Normalize,
     fitted: FittedCascade | None,
     ask_all: bool,
 ) -> Cascaded:
@@ -31,10 +32,11 @@ async def run_cascade(
         FunctionError: an answer says nothing about how sure it is.
     """
     stages: list[Stage] = []
+    read = normalizer(normalize)
     taken: Stage | None = None
     for name, threshold in zip(members, [*thresholds, None], strict=True):
         reply = await ask_member(context, name, members[name], question)
-        text, confidence = confidence_of(reply, last=threshold is None)
+        text, confidence = confidence_of(reply, read, last=threshold is None)
         stage = Stage(
             member=name, text=text, confidence=confidence, threshold=threshold, usage=reply.usage,
             calibrated=fitted.calibrated(name, confidence) if fitted else None,
@@ -55,7 +57,7 @@ def _sureness(stage: Stage) -> float:
     return stage.confidence if stage.calibrated is None else stage.calibrated
 
 
-def confidence_of(reply: Reply, *, last: bool) -> tuple[str, float]:
+def confidence_of(reply: Reply, read: Reader, *, last: bool) -> tuple[str, float]:
     """Return what a member says on the whole, and how sure that is, from 0 to 1.
 
     Raises:
@@ -63,7 +65,7 @@ def confidence_of(reply: Reply, *, last: bool) -> tuple[str, float]:
     """
     first = reply.candidates[0]
     if len(reply.candidates) > 1:
-        return _agreement(reply.candidates)
+        return _agreement(reply.candidates, read)
     if first.probabilities:
         return first.text, first.probabilities.get(first.text, max(first.probabilities.values()))
     if last:
@@ -74,9 +76,10 @@ def confidence_of(reply: Reply, *, last: bool) -> tuple[str, float]:
     )
 
 
-def _agreement(candidates: Sequence[Candidate]) -> tuple[str, float]:
-    """Return the commonest answer, of equal ones the first, and its share."""
-    counts = Counter(same(candidate.text) for candidate in candidates)
-    winner, n = counts.most_common(1)[0]
-    text = next(candidate.text for candidate in candidates if same(candidate.text) == winner)
-    return text, n / len(candidates)
+def _agreement(candidates: Sequence[Candidate], read: Reader) -> tuple[str, float]:
+    """Return the commonest answer, of equal ones the first, and its share; a text without one agrees with nobody."""
+    answers = [answer for candidate in candidates if (answer := read(candidate.text)) is not None]
+    if not answers:
+        return candidates[0].text, 0.0
+    winner, n = Counter(answer.key for answer in answers).most_common(1)[0]
+    return next(answer.shown for answer in answers if answer.key == winner), n / len(candidates)

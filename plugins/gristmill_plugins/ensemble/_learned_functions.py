@@ -16,7 +16,7 @@ from pydantic import Field
 from gristmill import Context, Embedder, EmbedderRef, FunctionError, ModelRef, function
 
 from ._ask_member import MemberSpec, Question
-from ._ask_types import Candidates, MaxTokens, Members, Prompt, System, Temperature
+from ._ask_types import Candidates, MaxTokens, Members, NormalizeAs, Prompt, System, Temperature
 from ._ballots import named
 from ._cascade import Cascaded, FittedCascade, check_members, thresholds_of
 from ._cascade_ask import run_cascade
@@ -82,6 +82,7 @@ class _LearnedFunctions:
         samples: Annotated[int, Field(ge=1, description="Answers of a member; their agreement is its confidence.")] = 1,
         temperature: Temperature = 0.0,
         max_tokens: MaxTokens = 512,
+        normalize: NormalizeAs = "text",
         threshold: Annotated[float | list[float], "The confidence at which no other member is asked."] = 0.8,
         fitted: Annotated[Path | None, "What `gristmill ensemble fit` wrote: calibrations and thresholds."] = None,
         ask_all: Annotated[bool, "Ask everybody all the same, to fit thresholds by."] = False,
@@ -99,7 +100,7 @@ class _LearnedFunctions:
             prompt=prompt, system=system, model=model, choices=tuple(choices or ()), calibrate=calibrate,
             samples=samples, temperature=temperature, max_tokens=max_tokens, seed=context.seed,
         )  # fmt: skip
-        return await run_cascade(context, members, question, limits, fitted=kept, ask_all=ask_all)
+        return await run_cascade(context, members, question, limits, normalize=normalize, fitted=kept, ask_all=ask_all)
 
     @function
     async def assign(
@@ -145,6 +146,7 @@ class _LearnedFunctions:
         assignment: Annotated[Assignment | None, "What `ensemble.assign` said, instead of a gate here."] = None,
         embedder: EmbedderName = None,
         top_k: TopK = 1,
+        normalize: NormalizeAs = "text",
         ask_all: Annotated[bool, "Ask everybody all the same, to fit a gate by."] = False,
     ) -> Routed:
         """Ask the members that suit a question best, and weigh their answers by how well they do."""
@@ -164,7 +166,7 @@ class _LearnedFunctions:
                 gate = _gate(examples, fitted, members if ask_all else ())
                 (assignment,) = await assign_texts(chosen, [seen], gate, top_k=top_k)
         check_assignment(assignment, members)
-        result = await ask_assigned(context, members, question, assignment, ask_all=ask_all)
+        result = await ask_assigned(context, members, question, assignment, normalize=normalize, ask_all=ask_all)
         return result.model_copy(update={"embedding": vector, "embedder": fingerprint}) if ask_all else result
 
     @function

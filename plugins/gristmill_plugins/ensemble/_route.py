@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from gristmill import Candidate, Context, Embedder, FunctionError, Usage, Value
 
 from ._ask_member import MemberSpec, Question, ask_members
+from ._ballots_normalize import Normalize, normalizer
 from ._gate import SHARPNESS, Assignment, FittedGate, assign, check_gate, likeness
-from ._stack import same
 
 Gate = FittedGate | Mapping[str, Sequence[str]]
 
@@ -89,13 +89,14 @@ async def ask_assigned(
     question: Question,
     assignment: Assignment,
     *,
+    normalize: Normalize = "text",
     ask_all: bool = False,
 ) -> Routed:
     """Ask the assigned members at once and weigh what they say."""
     asked = {name: spec for name, spec in members.items() if ask_all or name in assignment.members}
     replies = await ask_members(context, asked, question)
     answers = {name: reply.candidates[0] for name, reply in replies.items()}
-    shares = weighed({name: answers[name] for name in assignment.members}, assignment.members)
+    shares = weighed({name: answers[name] for name in assignment.members}, assignment.members, normalize)
     text = max(shares, key=lambda option: shares[option])
     return Routed(
         text=text, members=assignment.members, probabilities=shares, confidence=shares[text], answers=answers,
@@ -103,8 +104,13 @@ async def ask_assigned(
     )  # fmt: skip
 
 
-def weighed(answers: Mapping[str, Candidate], weights: Mapping[str, float]) -> dict[str, float]:
-    """Return the weighted mean of members' probabilities, or, where not all have the same ones, of their votes."""
+def weighed(
+    answers: Mapping[str, Candidate], weights: Mapping[str, float], normalize: Normalize = "text"
+) -> dict[str, float]:
+    """Return the weighted mean of members' probabilities, or, where not all have the same ones, of their votes.
+
+    A text that holds no answer of the wanted kind counts as itself.
+    """
     options = {frozenset(candidate.probabilities or ()) for candidate in answers.values()}
     shares: dict[str, float] = {}
     if len(options) == 1 and frozenset() not in options:
@@ -112,8 +118,11 @@ def weighed(answers: Mapping[str, Candidate], weights: Mapping[str, float]) -> d
             for option, value in (candidate.probabilities or {}).items():
                 shares[option] = shares.get(option, 0.0) + weights[name] * value
         return shares
+    read = normalizer(normalize)
     spelled: dict[str, str] = {}
     for name, candidate in answers.items():
-        option = spelled.setdefault(same(candidate.text), candidate.text)
+        answer = read(candidate.text)
+        key, shown = (answer.key, answer.shown) if answer else (candidate.text, candidate.text)
+        option = spelled.setdefault(key, candidate.text if normalize == "text" else shown)
         shares[option] = shares.get(option, 0.0) + weights[name]
     return shares

@@ -17,11 +17,13 @@ from pydantic import Field, FiniteFloat, model_validator
 
 from gristmill import Candidate, FunctionError, Value
 
+from ._ballots_normalize import normalizer
 from ._learned_file import AGAIN, Kept
 
 LEAST_PROBABILITY = 1e-6
 """Below it all probabilities are one: a member that is sure beyond a millionth is not to outvote all others."""
 
+_READ = normalizer("text")
 MetaModel = Literal["logistic", "lda"]
 
 
@@ -91,8 +93,9 @@ class FittedStack(Kept):
 
 
 def same(text: str) -> str:
-    """Return what two spellings of a label have in common: case, outer white space and a final stop aside."""
-    return text.strip().rstrip(".").casefold()
+    """Return what two spellings of a label have in common: case, white space, quotes and final punctuation aside."""
+    answer = _READ(text)
+    return "" if answer is None else answer.key
 
 
 def options_of(members: Mapping[str, Candidate]) -> tuple[str, ...]:
