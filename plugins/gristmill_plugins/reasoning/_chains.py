@@ -32,7 +32,7 @@ from gristmill_plugins.reasoning._asking import (
     user,
     write,
 )
-from gristmill_plugins.reasoning._extract import LETTERS, Answer, Kind, extract
+from gristmill_plugins.reasoning._extract import LETTERS, Answer, Kind, extract, has_marker
 from gristmill_plugins.reasoning._prompts import Prompt, Replaced, load
 
 ANSWER_TOKENS = 32
@@ -185,7 +185,7 @@ async def make_chains(run: Context, model: ModelHandle, request: ChainRequest) -
         temperature=temperature, top_p=request.top_p, logprobs=request.logprobs,
     )  # fmt: skip
     if request.finish == "extract":
-        found = [extract(one.text, request.kind, request.options) for one in completions]
+        found = [_extracted(one, request) for one in completions]
         answers: list[tuple[Answer, Choice | None]] = [(one, None) for one in found]
     else:
         answers = await together(_ask_for_answer(run, model, request, one) for one in completions)
@@ -193,6 +193,13 @@ async def make_chains(run: Context, model: ModelHandle, request: ChainRequest) -
         _chain(completion, answer, chosen, request)
         for completion, (answer, chosen) in zip(completions, answers, strict=True)
     ]
+
+
+def _extracted(completion: Completion, request: ChainRequest) -> Answer:
+    """Return the answer in a chain; one that was cut off before it came to an answer has none."""
+    if completion.finish_reason == "length" and request.kind != "text" and not has_marker(completion.text):
+        return Answer(text="", found=False, kind=request.kind)
+    return extract(completion.text, request.kind, request.options)
 
 
 async def _ask_for_answer(
@@ -207,7 +214,8 @@ async def _ask_for_answer(
         chosen = await model.choose(messages, closed)
         return extract(chosen.text, kind), chosen
     written = (await write(run, model, messages, max_tokens=ANSWER_TOKENS))[0].text
-    return extract(f"The answer is {written.strip()}", kind, request.options), None
+    lead = "" if kind == "text" else "The answer is "
+    return extract(lead + written.strip(), kind, request.options), None
 
 
 def _chain(completion: Completion, answer: Answer, chosen: Choice | None, request: ChainRequest) -> Chain:

@@ -23,7 +23,8 @@ from gristmill_plugins.reasoning._numbers import (
     write_number,
 )
 
-Kind = Literal["auto", "number", "letter", "yes_no", "span", "json"]
+Kind = Literal["auto", "number", "letter", "yes_no", "span", "json", "text"]
+"""auto takes what is there; span is a few words; text is all that was written."""
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 MOST_MARKERS = 16
 """How many of the last markers are looked behind, and how many characters far."""
@@ -84,6 +85,11 @@ def extract(text: str, kind: Kind, options: Sequence[str] | None = None) -> Answ
         return _auto(text, options)
     found = _FINDERS[kind](text, options)
     return found or Answer(text="", found=False, kind=kind)
+
+
+def has_marker(text: str) -> bool:
+    """Return whether a text says where its answer stands: "the answer is", "####" and the like."""
+    return _MARKER.search(text) is not None
 
 
 def _auto(text: str, options: Sequence[str] | None) -> Answer:
@@ -209,6 +215,11 @@ def _span(text: str, _: Sequence[str] | None) -> Answer | None:
     return Answer(text=span, found=True, kind="span", value=span) if span else None
 
 
+def _text(text: str, _: Sequence[str] | None) -> Answer | None:
+    whole = text.strip()
+    return Answer(text=whole, found=True, kind="text", value=whole) if whole else None
+
+
 def _json(text: str, _: Sequence[str] | None) -> Answer | None:
     """Return the largest JSON object or list; a text that only holds a bare number or word has none."""
     decoder, best, taken = json.JSONDecoder(), None, 0
@@ -235,4 +246,5 @@ _FINDERS: dict[str, Callable[[str, Sequence[str] | None], Answer | None]] = {
     "yes_no": _yes_no,
     "span": _span,
     "json": _json,
+    "text": _text,
 }

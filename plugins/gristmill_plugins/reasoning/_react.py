@@ -17,7 +17,20 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
-from gristmill import BudgetError, Candidate, Context, Message, ModelRef, Tool, ToolList, Usage, Value, function
+from gristmill import (
+    BudgetError,
+    Candidate,
+    Context,
+    FunctionError,
+    Message,
+    ModelRef,
+    Tool,
+    ToolList,
+    Usage,
+    Value,
+    function,
+    suggest,
+)
 from gristmill_plugins.reasoning._asking import Given, Question, assistant, user, write
 from gristmill_plugins.reasoning._prompts import Prompt, Replaced, load
 from gristmill_plugins.reasoning._react_schema import describe, most_tokens, turn_schema
@@ -74,7 +87,7 @@ class AgentRequest:
     tokens: int | None
     seconds: float | None
     thoughts: bool
-    require_tool: bool
+    required: Sequence[str]
     result_length: int
     answer_length: int
     examples: Sequence[Trajectory]
@@ -97,7 +110,7 @@ class ReactFunctions:
         tokens: Tokens = None,
         seconds: Seconds = None,
         thoughts: Annotated[bool, "Think in words before each call."] = True,
-        require_tool: Annotated[bool, "Do not let it answer before it has called a tool."] = False,
+        required: Annotated[list[str] | None, "Tools that it must have called before it may answer."] = None,
         examples: Annotated[list[Trajectory] | None, "Worked examples: {question, turns, answer}."] = None,
         result_length: Annotated[int, Field(ge=1, description="Characters of a result that the model sees.")] = 1000,
         answer_length: Annotated[int, Field(ge=1, le=1000, description="Characters that an answer has at most.")] = 400,
@@ -105,7 +118,7 @@ class ReactFunctions:
     ) -> Agent:
         """Answer with the help of tools, a call at a time, each seeing what came of those before."""
         request = AgentRequest(
-            question, context, tools, model, max_turns, tokens, seconds, thoughts, require_tool, result_length,
+            question, context, tools, model, max_turns, tokens, seconds, thoughts, required or (), result_length,
             answer_length, examples or (), load("react", prompts),
         )  # fmt: skip
         return await run_agent(run, request)
@@ -132,6 +145,8 @@ class _Agent:
         self.request = request
         self.prompt = request.prompt
         self.tools = {tool.name: tool for tool in run.tools(request.tools)}
+        if unknown := [name for name in request.required if name not in self.tools]:
+            raise FunctionError(f"required: no tool is called {unknown[0]!r}", hint=suggest(unknown[0], self.tools))
         self.called: dict[str, str] = {}
         """Each call that was made, as canonical JSON, to its result."""
         self.turns: list[AgentTurn] = []
@@ -185,7 +200,7 @@ class _Agent:
 
     async def _turn(self, n: int) -> bool:
         """Take one turn; return whether there is an answer."""
-        may_answer = not self.request.require_tool or bool(self.called)
+        may_answer = set(self.request.required) <= {turn.tool for turn in self.turns}
         written = await self._write(n, list(self.tools.values()), may_answer=may_answer)
         if "answer" in written:
             self._finish(n, written)

@@ -133,7 +133,7 @@ async def _as_chain(run: Context, task: _Task, asked: str, n: int) -> tuple[str,
 async def _as_agent(run: Context, task: _Task, asked: str) -> tuple[str, str]:
     request = AgentRequest(
         question=asked, context=task.context, tools=task.tools or (), model=task.model, max_turns=task.max_turns,
-        tokens=None, seconds=None, thoughts=True, require_tool=False, result_length=1000,
+        tokens=None, seconds=None, thoughts=True, required=(), result_length=1000,
         answer_length=400, examples=(), prompt=load("react"),
     )  # fmt: skip
     agent = await run_agent(run, request)

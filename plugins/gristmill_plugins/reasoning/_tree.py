@@ -92,6 +92,7 @@ class TreeFunctions:
         kind: AnswerKind = "auto",
         temperature: Annotated[float, Field(gt=0, le=100, description="For drawing thoughts.")] = MANY,
         max_tokens: MaxTokens = 60,
+        answer_tokens: Annotated[int, Field(ge=1, le=100_000, description="The most tokens of the answer.")] = 160,
         prompts: Replaced = None,
     ) -> Tree:
         """Search a tree of thoughts, keeping or following the best, and answer from the best state."""
@@ -105,7 +106,7 @@ class TreeFunctions:
         whole = "\n\n".join(filter(None, (given_text(prompt, context), asked)))
         tree = _Search(run, prompt, whole, plan, run.model(model), run.model(critic or model))
         await (tree.broad() if search == "breadth" else tree.deep())
-        return await tree.answered(kind, options)
+        return await tree.answered(kind, options, answer_tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,13 +263,13 @@ class _Search:
 
     # -- the answer ----------------------------------------------------------------------------------------------------
 
-    async def answered(self, kind: Kind, options: Sequence[str] | None) -> Tree:
+    async def answered(self, kind: Kind, options: Sequence[str] | None, max_tokens: int) -> Tree:
         """Answer from the best leaf, or else from the best of the deepest states."""
         leaves = [node for node in self.nodes if node.status == "leaf"]
         best = max(leaves or self.nodes, key=lambda node: (node.depth, node.score, -node.id))
         best.status = "answer"
         asked = self.prompt.fill("answer", question=self.question, path=_listed(best.path))
-        written = (await write(self.run, self.model, [user(asked)], max_tokens=self.plan.max_tokens))[0].text.strip()
+        written = (await write(self.run, self.model, [user(asked)], max_tokens=max_tokens))[0].text.strip()
         found = extract(written, kind, options)
         if not found.found:
             found = extract(f"The answer is {written}", kind, options)
