@@ -245,6 +245,18 @@ def test_neighbours_are_joined_and_what_they_share_stands_once(shelf: Shelf) -> 
     assert joined.text in text
 
 
+@pytest.mark.parametrize("separator", [" ", "\n", "\n\n"])
+def test_joined_neighbours_stand_as_in_the_document(shelf: Shelf, separator: str) -> None:
+    text = separator.join(f"Sentence {i} is about subject{i} alone." for i in range(60))
+    shelf.write("a.txt", text)
+    shelf.index(size=32, overlap=0)
+    (found,) = shelf.search("subject30", mode="bm25", top_k=1, neighbours=2)
+    assert found.text in text
+    assert found.text.count("subject") > 10
+    lines = text.split("\n")
+    assert found.text in "\n".join(lines[found.metadata["line"] - 1 : found.metadata["end_line"]])
+
+
 def test_no_passage_repeats_what_an_earlier_one_holds(shelf: Shelf) -> None:
     text = numbered(60)
     shelf.write("a.txt", text)

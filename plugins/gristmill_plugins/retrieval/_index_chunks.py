@@ -19,6 +19,9 @@ from gristmill_plugins.retrieval._store import StagedChunk
 _MOST_CONTEXT = 300
 """Characters of title and headings: a page whose title is its text would otherwise drown its passages."""
 
+_MOST_GAP = 100
+"""Characters of white space between two chunks that are kept for when they are joined."""
+
 
 class Splitting:
     """The chunks of one version of a file, made as they are taken: a file of a million rows is never all in chunks."""
@@ -43,12 +46,14 @@ class Splitting:
                 base += len(self._parts[i - 1].text) + 1
             else:
                 number, base = number + 1, 0
+            end, page_break = 0, "\n" if base else ""
             for chunk in self._chunker.chunks(part):
-                yield self._row(place, number, base, part, chunk)
-                place += 1
+                gap = page_break + part.text[end : chunk.start]
+                yield self._row(place, number, base, gap[:_MOST_GAP], part, chunk)
+                place, end, page_break = place + 1, chunk.end, ""
             self.share = (i + 1) / len(self._parts)
 
-    def _row(self, place: int, number: int, base: int, part: Part, chunk: Chunk) -> StagedChunk:
+    def _row(self, place: int, number: int, base: int, gap: str, part: Part, chunk: Chunk) -> StagedChunk:
         metadata = dict(part.metadata)
         if (line := part.line_at(chunk.start)) is not None:
             metadata |= {"line": line, "end_line": part.line_at(chunk.end - 1)}
@@ -57,7 +62,7 @@ class Splitting:
         context = _context(metadata, chunk.text)
         digest = hashlib.sha256(f"{self._fingerprint}\0{embedded_text(context, chunk.text)}".encode()).hexdigest()[:32]
         return StagedChunk(
-            self._version, place, number, base + chunk.start, digest, context, chunk.text,
+            self._version, place, number, base + chunk.start, gap, digest, context, chunk.text,
             json.dumps(metadata, ensure_ascii=False),
         )  # fmt: skip
 

@@ -133,7 +133,8 @@ def by_meaning(hits: Sequence[Hit], n: int) -> set[str]:
 
 
 _SELECT = (
-    "SELECT chunks.number, version, place, part, start, text, metadata, path FROM chunks JOIN files USING (version)"
+    "SELECT chunks.number, version, place, part, start, gap, text, metadata, path"
+    " FROM chunks JOIN files USING (version)"
 )
 
 

@@ -21,6 +21,7 @@ class Row(NamedTuple):
     place: int
     part: int
     start: int
+    gap: str
     text: str
     metadata: str
     path: str
@@ -72,6 +73,6 @@ def _joined(rows: Sequence[Row]) -> str:
         elif shared > 0:
             text += row.text[shared:]
         else:
-            text += ("\n" if shared else " ") + row.text
+            text += row.gap + row.text
         end = max(end, row.start + len(row.text))
     return text

@@ -67,6 +67,8 @@ class StagedChunk(NamedTuple):
     part: int
     start: int
     """Character offset within the part."""
+    gap: str
+    """White space between the chunk before, of the same part, and this one."""
     digest: str
     context: str
     text: str
@@ -200,8 +202,8 @@ class IndexFile:
                 last = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'chunks'").fetchone()
                 first = (last[0] if last else 0) + 1
                 connection.executemany(
-                    "INSERT INTO chunks (number, version, place, part, start, digest, context, text, metadata)"
-                    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    "INSERT INTO chunks (number, version, place, part, start, gap, digest, context, text, metadata)"
+                    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                     ((number, *chunk) for number, chunk in enumerate(chunks, start=first)),
                 )
                 numbers = np.arange(first, first + len(chunks), dtype=np.int64)
@@ -219,6 +221,31 @@ class IndexFile:
                 (json.dumps(list(digests)),),
             ).fetchall()
             return dict(_rows_of(connection, found)) if found else {}
+
+    def digests(self) -> dict[str, tuple[int, str]]:
+        """Return for each file of the generation its version and the digest of that version."""
+        with self.reading() as connection:
+            if connection is None:
+                return {}
+            rows = connection.execute(
+                "SELECT files.path, version, digest FROM files JOIN versions ON versions.number = version"
+                " WHERE problem IS NULL"
+            )
+            return {path: (version, digest) for path, version, digest in rows}
+
+    def chunks_of(self, version: int, first_place: int, n: int) -> list[tuple[StagedChunk, np.ndarray]]:
+        """Return `n` chunks of a version, from a place on, each with its vector."""
+        with self.reading() as connection:
+            if connection is None:
+                return []
+            rows = connection.execute(
+                "SELECT number, version, place, part, start, gap, digest, context, text, metadata FROM chunks"
+                " WHERE version = ? AND place >= ? ORDER BY place LIMIT ?",
+                (version, first_place, n),
+            ).fetchall()
+            by_number = [(str(number), number) for number, *_ in rows]
+            vectors = dict(_rows_of(connection, by_number))
+            return [(StagedChunk(*rest), vectors[str(number)]) for number, *rest in rows]
 
     def publish(self, files: Mapping[str, FileRow], stand: Stand) -> Stand:
         """Make these files, whose versions are complete, the next generation, in one transaction; return its stand.

@@ -53,6 +53,7 @@ CREATE TABLE chunks (
     place INTEGER NOT NULL,             -- order within the file
     part INTEGER NOT NULL,              -- chunks of one part are neighbours
     start INTEGER NOT NULL,             -- character offset within the part
+    gap TEXT NOT NULL,                  -- white space between the chunk before, of the same part, and this one
     digest TEXT NOT NULL,               -- of what was embedded, and by what
     context TEXT NOT NULL,              -- title and headings: embedded and matched, not shown
     text TEXT NOT NULL,
