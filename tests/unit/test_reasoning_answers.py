@@ -162,6 +162,11 @@ def test_auto_takes_the_kind_that_is_there(text: str, kind: Kind, answer: str) -
     assert (found.kind, found.text) == (kind, answer)
 
 
+def test_text_is_all_that_was_written() -> None:
+    assert extract(" One.\nTwo. ", "text").text == "One.\nTwo."
+    assert not extract(" \n", "text").found
+
+
 def test_auto_with_options_is_a_letter() -> None:
     assert REASONING.extract_answer("The answer is oats.", options=["rye", "oats"]).text == "B"
 

@@ -141,11 +141,19 @@ def test_without_thoughts_a_turn_is_the_call_alone(agent: Any) -> None:
     assert "thought" not in model.requests[0].messages[0].content
 
 
-def test_an_answer_can_be_held_back_until_a_tool_was_called(agent: Any) -> None:
-    _, model = agent([call("price", item="rye"), answer("3")], PRICE, require_tool=True)
-    first, second = (Draft202012Validator(request.json_schema) for request in model.requests)
-    assert not first.is_valid({"thought": "t", "answer": "x"})
-    assert second.is_valid({"thought": "t", "answer": "x"})
+def test_an_answer_is_held_back_until_the_required_tools_were_called(agent: Any) -> None:
+    calls = [call("record", item="rye"), call("price", item="rye"), answer("3")]
+    _, model = agent(calls, PRICE, {"use": "desk.record"}, required=["price"])
+    may_answer = [
+        Draft202012Validator(request.json_schema).is_valid({"thought": "t", "answer": "x"})
+        for request in model.requests
+    ]
+    assert may_answer == [False, False, True]
+
+
+def test_a_required_tool_that_there_is_not_is_told(agent: Any) -> None:
+    with pytest.raises(RunError, match="required: no tool is called 'prise'"):
+        agent(answer("x"), PRICE, required=["prise"])
 
 
 def test_a_tool_that_fails_is_told_to_the_model_and_the_agent_goes_on(agent: Any) -> None:

@@ -502,3 +502,10 @@ def test_examples_come_from_a_collection_of_memory(tmp_path: Path) -> None:
 def test_a_pool_is_either_a_list_or_a_collection(bench: Bench) -> None:
     message = bench.fails("select_examples", "x", query="y")
     assert "reasoning.select_examples takes either `examples` or `collection`" in message
+
+
+def test_a_chain_that_was_cut_off_before_its_answer_has_none(bench: Bench) -> None:
+    long = {"one": "There are 3 bags and then some more", "two": "The answer is 3. And then some more"}
+    chain = bench.run("chain_of_thought", long, question="one?", kind="number", max_tokens=5).output[0]
+    assert (chain.found, chain.finish_reason) == (False, "length")
+    assert bench.run("chain_of_thought", long, question="two?", kind="number", max_tokens=5).output[0].text == "3"
