@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gristmill import Kernel, Model, Passage, ScoreRequest, Scores, model_provider
+from gristmill import Kernel, Model, Passage, RunError, ScoreRequest, Scores, model_provider
 from gristmill.testing import FakeModel
+from gristmill_plugins.retrieval import RetrievalPlugin
 from gristmill_plugins.retrieval._answer_functions import AnswerFunctions
 from gristmill_plugins.retrieval._rerank import ranking_in, unit
 
@@ -114,3 +115,75 @@ def test_any_answer_gives_a_permutation(text: str, n_passages: int) -> None:
 def test_scores_are_brought_to_0_and_1() -> None:
     assert unit([3, 1, 2]) == [1.0, 0.0, 0.5]
     assert unit([2, 2]) == [0.0, 0.0]
+
+
+class ShortestFirst:
+    """A reranker of somebody's own, with LlamaIndex's one method; it rewrites what it is handed."""
+
+    def postprocess_nodes(self, nodes: Sequence[Any], *, query_str: str) -> list[Any]:
+        assert query_str == "Where is the mill?"
+        for node in nodes:
+            node.score = 1 / len(node.node.text)
+            node.node.text = "rewritten"
+        return sorted(nodes, key=lambda node: -node.score)[:2]
+
+
+class Failing(ShortestFirst):
+    """One that fails."""
+
+    def postprocess_nodes(self, nodes: Sequence[Any], *, query_str: str) -> list[Any]:
+        raise ValueError("no weights")
+
+
+class Inventing(ShortestFirst):
+    """One that returns what it was not given."""
+
+    def postprocess_nodes(self, nodes: Sequence[Any], *, query_str: str) -> list[Any]:
+        nodes[0].node.metadata = {}
+        return list(nodes)
+
+
+RERANK_WITH = """version: 1
+inputs: {found: {type: list}}
+steps:
+  x:
+    use: retrieval.rerank_with
+    with: {reranker: NAME, question: Where is the mill?, passages: "${inputs.found}"}
+"""
+
+
+@pytest.fixture
+def rerank_with(tmp_path: Path) -> Iterator[Callable[..., list[Passage]]]:
+    pytest.importorskip("llama_index.core", reason="a LlamaIndex reranker needs the extra gristmill[retrieval]")
+    parts = {"short": ShortestFirst, "failing": Failing, "inventing": Inventing}
+    with Kernel(plugins={"retrieval": RetrievalPlugin(parts)}, cache=False) as kernel:
+        kernel.registry._scanned = True  # these plugins and no installed ones
+
+        def run(name: str, found: Sequence[Any] = FOUND) -> list[Passage]:
+            path = tmp_path / "r.yaml"
+            path.write_text(RERANK_WITH.replace("NAME", name))
+            output: list[Passage] = kernel.recipe(path).run(found=list(found)).output
+            return output
+
+        yield run
+
+
+def test_a_reranker_of_ones_own_orders_and_drops_but_never_rewrites(rerank_with: Callable[..., Any]) -> None:
+    ranked = rerank_with("short")
+    assert [passage.text for passage in ranked] == ["Nothing here.", "It grinds rye."]
+    assert ranked[0].score == pytest.approx(1 / 13)
+    assert ranked[0].metadata == {"search_score": 1.0}
+    assert rerank_with("short", found=[]) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("failing", "'failing' failed: ValueError: no weights"),
+        ("inventing", "'inventing' returned a passage that it was not given"),
+        ("missing", "no LlamaIndex part is registered as 'missing'"),
+    ],
+)
+def test_a_reranker_that_cannot_be_used_is_named(rerank_with: Callable[..., Any], name: str, told: str) -> None:
+    with pytest.raises(RunError, match=told):
+        rerank_with(name)

@@ -20,9 +20,11 @@ from gristmill_plugins.retrieval._cite import cite as turn_marks
 from gristmill_plugins.retrieval._compress import compress as keep_sentences
 from gristmill_plugins.retrieval._decompose import decompose as split_question
 from gristmill_plugins.retrieval._hyde import Hypothetical, hypothesise
+from gristmill_plugins.retrieval._llama_index_parts import Parts
 from gristmill_plugins.retrieval._multi_query import merge as fuse_ranks
 from gristmill_plugins.retrieval._multi_query import rewordings
 from gristmill_plugins.retrieval._rerank import rerank as put_in_order
+from gristmill_plugins.retrieval._rerank_elsewhere import rerank_elsewhere
 
 Question = Annotated[str, "What is asked."]
 Passages = Annotated[list[Passage], "Best first, as retrieval.search gives them."]
@@ -33,7 +35,9 @@ Tokens = Annotated[int, Field(ge=1, le=1_000_000, description="The most tokens a
 
 
 class AnswerFunctions:
-    """Queries from questions, and answers from passages."""
+    """Queries from questions, and answers from passages. `parts` is the plugin's."""
+
+    parts: Parts
 
     @function
     async def hyde(
@@ -108,6 +112,20 @@ class AnswerFunctions:
     ) -> list[Passage]:
         """Put passages in the order in which a model finds them relevant; `score` is then from 0 to 1."""
         return (await put_in_order(question, passages, context, model, method, weight))[:top_k]
+
+    @function
+    async def rerank_with(
+        self,
+        reranker: Annotated[str, "A LlamaIndex reranker registered by name, such as a cross-encoder."],
+        question: Question,
+        passages: Passages,
+        context: Context,
+        *,
+        top_k: Annotated[int | None, Field(ge=1, description="Keep only the best; by default all it returns.")] = None,
+    ) -> list[Passage]:
+        """Put passages in the order of a reranker of your own; `score` is the reranker's."""
+        part = self.parts.get(reranker, "reranker", context.settings)
+        return (await rerank_elsewhere(part, reranker, question, passages))[:top_k]
 
     @function
     async def compress(
