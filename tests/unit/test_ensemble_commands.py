@@ -178,6 +178,7 @@ def test_steps_and_rows_that_cannot_be_fitted_are_refused_with_their_place(call:
     refused(fit(call, "stack", "--map", "text=said"), UsageError, r"rows\.jsonl:1: there is no 'said'")
     refused(fit(call, "stack", "--map", "other=said"), UsageError, "the recipe has no input 'other'\n.*it has: text")
     refused(fit(call, "stack", "--map", "other"), UsageError, "--map 'other' is not INPUT=FIELD")
+    refused(fit(call, "stack", "--normalize", "number"), UsageError, "a stack compares texts, and not as 'number'")
     (tmp_path / "rows.jsonl").write_text('{"text": "a", "label": "yes"}\n{"text\n')
     refused(fit(call, "stack"), UsageError, r"rows\.jsonl:2: no JSON")
     (tmp_path / "rows.jsonl").write_text("[1]\n")

@@ -83,6 +83,10 @@ def fit_step(
         FunctionError: a row failed, or nothing can be fitted on the rows.
     """
     function = _function_of(kernel, recipe, step, overrides)
+    if function == "ensemble.stack" and options.normalize != "text":
+        raise UsageError(
+            f"a stack compares texts, and not as {options.normalize!r}", hint="read the answer in a step before it"
+        )
     changes = {**(overrides or {}), f"{step}.with.fitted": "null"}
     if ASK_ALL[function]:
         changes[f"{step}.with.ask_all"] = "true"
