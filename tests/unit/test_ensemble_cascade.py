@@ -154,6 +154,29 @@ def test_an_answer_that_says_nothing_about_its_confidence_is_refused_with_the_wa
     assert "give `choices`, or `samples: 5` with a temperature" in told
 
 
+def test_a_member_may_be_a_recipe_and_a_vote_in_it_says_how_sure_it_is(run: Run, tmp_path: Path) -> None:
+    head = "version: 1\nmodels: {main: {use: fake}}\n"
+    (tmp_path / "poll.yaml").write_text(
+        head + "steps:\n  said: {prompt: three, samples: 3, temperature: 0.7}\n"
+        "  vote:\n    use: ensemble.vote\n    with: {candidates: '${said}'}\n"
+    )
+    text = (
+        "steps:\n  answer:\n    use: ensemble.cascade\n    with:\n      threshold: 0.6\n"
+        "      members: {poll: {recipe: ./poll.yaml}, other: {prompt: plain}}\n"
+    )
+    answer = run(text, head)
+    assert (answer.member, answer.text.lower()) == ("poll", "yes")
+    assert answer.confidence == pytest.approx(2 / 3)
+    assert answer.usage["poll"].completion_tokens > 0
+    unsure = run(text.replace("0.6", "0.7"), head)
+    assert (unsure.member, unsure.text, unsure.asked) == ("other", "plain text", 2)
+
+
+def test_a_spent_budget_ends_a_cascade_between_its_members(run: Run) -> None:
+    text = cascade("{cheap: {prompt: '0.6'}, dear: {prompt: '0.55'}}")
+    assert "the budget of 1 calls is spent" in failure(run, "budget: {calls: 1}\n" + text)
+
+
 def test_a_cascade_of_one_is_refused(run: Run) -> None:
     assert "two members or more, this has 1" in failure(run, cascade("{a: {prompt: '0.6'}}"))
 
