@@ -75,6 +75,8 @@ class Kernel:
         files = [*self.settings.plugin_files, *(Path(file).absolute() for file in plugin_files)]
         self.plugin_files = tuple(files)
         self.registry = Registry(plugins, files)
+        if (snapshot := self.settings.tools_file) is not None and snapshot.is_file():
+            self.registry.add_snapshot(snapshot, self.settings.plugin_tables.get("semantic_kernel", {}))
         self.library = RecipeLibrary()
         self.cache = self._make_cache(cache)
         self._memory_at = memory

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import json
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gristmill._errors import PluginError, nearest, suggest
+from gristmill._errors import PluginError, UsageError, nearest, suggest
 from gristmill._kernel_functions import as_plugin
 from gristmill._plugins import FunctionSpec, PluginSpec, ProviderSpec, read_plugin
 
@@ -51,6 +52,24 @@ class Registry:
         for path in files:
             self._add(path.stem, _Source(str(path), lambda path=path: _load_file(path)))
         self._scanned = False
+
+    def add_snapshot(self, path: Path, settings: Mapping[str, Any]) -> None:
+        """Offer the tools of a snapshot (`gristmill plugins sync`) as plugins; whichever is called
+        `semantic_kernel` makes them when they are first named.
+
+        Raises:
+            UsageError: the file is no snapshot.
+        """
+        try:
+            plugins = json.loads(path.read_text(encoding="utf-8"))["plugins"]
+            records = dict(plugins.items())
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UsageError(f"{path} is no snapshot of tools: {error}", hint="delete it, then: gristmill plugins sync") from error
+        for name, record in records.items():
+            self._add(name, _Source(str(path), lambda name=name, record=record: self._tools(name, record, settings)))
+
+    def _tools(self, name: str, record: Any, settings: Mapping[str, Any]) -> Any:
+        return self.plugin("semantic_kernel").plugin.tool_plugin(name, record, settings)
 
     def _add(self, name: str, source: _Source) -> None:
         self._sources.setdefault(name, []).append(source)

@@ -51,6 +51,11 @@ class Settings:
     """The files that were read, the strongest first."""
 
     @property
+    def tools_file(self) -> Path | None:
+        """Where the snapshot of tools lies that are not local code: beside the strongest settings file."""
+        return self.files[0].with_name("gristmill.tools.json") if self.files else None
+
+    @property
     def memory_directory(self) -> Path:
         """The folder of semantic memory."""
         return self.memory_path or self.data_directory / "memory"

@@ -217,9 +217,31 @@ def _recipe_record(name: str, recipe: Recipe) -> dict[str, Any]:
     return {"name": name, "description": recipe.description, "inputs": inputs, "path": str(recipe.path)}
 
 
-@app.command()
-def plugins(plugin: PluginOption = None, as_json: JsonOption = False) -> None:
+plugins_app = typer.Typer(help="List the installed plugins and what they offer.", invoke_without_command=True)
+app.add_typer(plugins_app, name="plugins")
+
+
+@plugins_app.command("sync")
+def sync_plugins() -> None:
+    """Ask the MCP servers and OpenAPI documents of gristmill.toml what they offer, so that recipes can be checked."""
+    from gristmill._errors import UsageError
+
+    with _kernel(cache=False) as kernel:
+        path = kernel.settings.tools_file
+        if path is None:
+            raise UsageError("there is no gristmill.toml that names servers", hint="write one in this folder")
+        table = kernel.settings.plugin_tables.get("semantic_kernel", {})
+        found = kernel.wait(kernel.registry.plugin("semantic_kernel").plugin.sync(table, path))
+    for name, n in found.items():
+        typer.echo(f"{name}: {plural(n, 'tool')}")
+    typer.echo(f"wrote {path}")
+
+
+@plugins_app.callback()
+def plugins(context: typer.Context, plugin: PluginOption = None, as_json: JsonOption = False) -> None:
     """List the installed plugins and what they offer."""
+    if context.invoked_subcommand is not None:
+        return
     rows = _kernel(plugin, cache=False).registry.status()
     if as_json:
         typer.echo(json.dumps([_plugin_record(row) for row in rows], ensure_ascii=False))

@@ -11,7 +11,8 @@ folder may import semantic_kernel or mcp, so that they can be replaced here.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from gristmill import Context, PluginError, function
@@ -51,6 +52,40 @@ class SemanticKernelPlugin:
         from gristmill_plugins.semantic_kernel._mcp import serve
 
         serve(kernel, recipe_names)
+
+    async def sync(self, settings: Mapping[str, Any], path: Path) -> dict[str, int]:
+        """Write the snapshot of what the servers and documents of the settings offer; return how many tools each has.
+
+        Raises:
+            PluginError: a server is named, and the MCP library is not installed.
+            UsageError, FunctionError: nothing is named, or one of them cannot be reached.
+        """
+        if settings.get("servers"):
+            _need("mcp")
+        from gristmill_plugins.semantic_kernel._sync import sync
+
+        return await sync(settings, path)
+
+    def tool_plugin(self, name: str, record: Mapping[str, Any], settings: Mapping[str, Any]) -> Any:
+        """Return the plugin that a snapshot describes; nothing is started or reached before a tool is called.
+
+        Raises:
+            PluginError: the snapshot is damaged.
+        """
+        from gristmill_plugins.semantic_kernel._snapshot import tool_plugin
+
+        async def send(tool: Mapping[str, Any], given: Mapping[str, Any]) -> Any:
+            if record.get("kind") == "openapi":
+                from gristmill_plugins.semantic_kernel._openapi import send
+
+                declared = (settings.get("apis") or {}).get(name) or {}
+                return await send(name, declared, str(record.get("server", "")), tool, given)
+            _need("mcp")
+            from gristmill_plugins.semantic_kernel._mcp import call_tool
+
+            return await call_tool(settings.get("servers") or {}, name, tool["name"], given)
+
+        return tool_plugin(name, record, send)
 
     @function(writes=True)
     async def call_tool(

@@ -11,13 +11,15 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from importlib.metadata import version
 from typing import Any
 
 import anyio
+from httpx import HTTPError
 from mcp import ClientSession, McpError, StdioServerParameters, stdio_client, types
+from mcp.client.streamable_http import streamable_http_client
 from mcp.server.lowlevel import Server
 from mcp.server.stdio import stdio_server
 
@@ -93,20 +95,65 @@ async def call_tool(servers: Mapping[str, Any], server: str, tool: str, argument
     Raises:
         FunctionError: there is no such server or tool, or the tool reported an error.
     """
-    parameters = _parameters(servers, server)
-    try:
-        async with stdio_client(parameters) as (reading, writing), ClientSession(reading, writing) as session:
-            await session.initialize()
-            result = await session.call_tool(tool, dict(arguments))
-    except (OSError, McpError, BaseExceptionGroup) as error:
-        first = _first(error)
-        if not isinstance(first, OSError | McpError):
-            raise
-        raise FunctionError(f"MCP server {server!r}: {first}", hint="see its command in gristmill.toml") from error
+    async with _session(servers, server) as session:
+        result = await session.call_tool(tool, dict(arguments))
     text = "\n".join(part.text for part in result.content if isinstance(part, types.TextContent))
     if result.isError:
         raise FunctionError(f"MCP server {server!r}, tool {tool!r}: {text}")
     return text if result.structuredContent is None else result.structuredContent
+
+
+async def list_tools(servers: Mapping[str, Any], server: str) -> list[dict[str, Any]]:
+    """Start or reach a server, and return what it offers, as records of a snapshot.
+
+    Raises:
+        FunctionError: there is no such server, or it cannot be reached.
+    """
+    tools: list[types.Tool] = []
+    async with _session(servers, server) as session:
+        page = await session.list_tools()
+        tools += page.tools
+        while page.nextCursor:
+            page = await session.list_tools(page.nextCursor)
+            tools += page.tools
+    return [
+        {
+            "name": tool.name,
+            "description": tool.description or tool.name,
+            "parameters": tool.inputSchema,
+            "returns": tool.outputSchema or {},
+            "writes": not (tool.annotations is not None and tool.annotations.readOnlyHint),
+        }
+        for tool in tools
+    ]
+
+
+@asynccontextmanager
+async def _session(servers: Mapping[str, Any], server: str) -> AsyncIterator[ClientSession]:
+    """Talk to a server: one that is started for it, or one that is reached over HTTP.
+
+    Raises:
+        FunctionError: there is no such server, or it cannot be reached.
+    """
+    declared = servers.get(server) if isinstance(servers, Mapping) else None
+    url = declared.get("url") if isinstance(declared, Mapping) else None
+    try:
+        async with AsyncExitStack() as stack:
+            if isinstance(url, str):
+                reading, writing, _ = await stack.enter_async_context(streamable_http_client(url))
+            else:
+                reading, writing = await stack.enter_async_context(stdio_client(_parameters(servers, server)))
+            session = await stack.enter_async_context(ClientSession(reading, writing))
+            await session.initialize()
+            yield session
+    except (OSError, McpError, HTTPError, BaseExceptionGroup) as error:
+        first = _first(error)
+        if isinstance(first, FunctionError):
+            raise first from error
+        if not isinstance(first, OSError | McpError | HTTPError):
+            raise
+        hint = "see its url in gristmill.toml" if url else "see its command in gristmill.toml"
+        raise FunctionError(f"MCP server {server!r}: {first}", hint=hint) from error
 
 
 def _first(error: BaseException) -> BaseException:
