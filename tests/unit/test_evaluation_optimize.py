@@ -14,6 +14,7 @@ from gristmill.testing import FakePlugin
 from gristmill_plugins.evaluation._history import diff_lines, list_rows, show_lines
 from gristmill_plugins.evaluation._optimize import as_options, make_plan, optimize, read_search
 from gristmill_plugins.evaluation._records import find_record, list_records
+from gristmill_plugins.evaluation._runner import Effort
 from gristmill_plugins.evaluation._session import Given, Show, run_evaluation
 
 RECIPE = """\
@@ -137,7 +138,7 @@ class TestHistory:
             for system in systems:
                 given = Given([str(lab.folder / "count.yaml")], lab.folder / "data.jsonl", metrics="accuracy",
                               set=[f"answer.system={system}"], options={"expect": "label"})  # fmt: skip
-                run_evaluation(lab.kernel, given, Show(quiet=True), effort=(8, 1), fail_if=[], kind="eval")
+                run_evaluation(lab.kernel, given, Show(quiet=True), effort=Effort(8, 1), fail_if=[], kind="eval")
         folder = lab.kernel.settings.data_directory
         return folder, list_records(folder)
 

@@ -18,6 +18,7 @@ from gristmill_plugins.evaluation._compare import Difference, compare, pareto
 from gristmill_plugins.evaluation._condition import holds
 from gristmill_plugins.evaluation._evaluate import Evaluated, evaluate, read_task_rows
 from gristmill_plugins.evaluation._records import find_record, list_records, read_scores
+from gristmill_plugins.evaluation._runner import Effort
 from gristmill_plugins.evaluation._session import Given, Show, make_task, run_evaluation
 from gristmill_plugins.evaluation._task_file import Task, read_task
 
@@ -30,7 +31,7 @@ steps:
   answer: {prompt: "%(name)s ${inputs.text}", %(how)s}
 output: ${answer}
 """
-EFFORT = (8, 1)
+EFFORT = Effort(8, 1)
 
 
 def answers(request: GenerateRequest, _: int) -> str:

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gristmill import GristmillError, RunError, UsageError, Value
+from gristmill import UsageError, Value
 from gristmill_plugins.evaluation._identity import identify
 from gristmill_plugins.evaluation._inputs import map_inputs
 from gristmill_plugins.evaluation._ledger import Ledger
 from gristmill_plugins.evaluation._plain import jsonable
 from gristmill_plugins.evaluation._rows import DataFile, Row, look_at, read_rows, value_at
-from gristmill_plugins.evaluation._runner import DEFAULT_EFFORT, Effort, Outcome, run_rows
+from gristmill_plugins.evaluation._runner import DEFAULT_EFFORT, Effort, Outcome, run_rows, told
 
 if TYPE_CHECKING:
     from gristmill import RunnableRecipe
@@ -109,7 +109,8 @@ def record_of(outcome: Outcome, id_column: str | None) -> dict[str, Any]:
     row = outcome.row
     record: dict[str, Any] = {"row": row.number, "id": _id_of(row, id_column), "input": jsonable(outcome.inputs)}
     if outcome.error is not None:
-        record["error"] = {"type": type(outcome.error).__name__, "message": _message(outcome.error)}
+        failure = told(outcome.error)
+        record["error"] = {"type": failure.kind, "message": failure.message}
     else:
         assert outcome.result is not None
         output = outcome.result.output
@@ -124,10 +125,3 @@ def _id_of(row: Row, column: str | None) -> Any:
         return jsonable(value_at(row.data, column or "id"))
     except KeyError:
         return row.number
-
-
-def _message(error: BaseException) -> str:
-    if isinstance(error, RunError) and len(error.failures) == 1:
-        step, cause = next(iter(error.failures.items()))
-        return f"step {step!r}: {cause}"
-    return error.message if isinstance(error, GristmillError) else str(error)

@@ -17,6 +17,7 @@ from gristmill.commands import JsonOption, ModelOption, PluginOption, RecipeArgu
 
 if TYPE_CHECKING:
     from gristmill import Kernel
+    from gristmill_plugins.evaluation._runner import Effort
 
 CONCURRENCY = 40
 
@@ -32,6 +33,15 @@ InputOption = Annotated[
 ConcurrencyOption = Annotated[int, typer.Option(min=1, max=10_000, help="Rows under way together.")]
 AttemptsOption = Annotated[int, typer.Option(min=1, max=100, help="How often a row that fails is run in all.")]
 NoCacheOption = Annotated[bool, typer.Option("--no-cache", help="Neither read nor write the prompt cache.")]
+EngineOption = Annotated[
+    str, typer.Option("--engine", metavar="local|ray", help="Where rows run: here, or on a Ray cluster.")
+]
+AddressOption = Annotated[
+    str, typer.Option("--ray-address", metavar="HOST:PORT", help="The Ray cluster; by default this machine's.")
+]
+WorkersOption = Annotated[
+    int | None, typer.Option(min=1, help="Workers on the cluster; by default one a GPU, or one a node.")
+]
 LimitOption = Annotated[int | None, typer.Option(min=1, help="Only the first so many rows.")]
 
 batch_app = typer.Typer(rich_markup_mode=None)
@@ -39,6 +49,19 @@ batch_app = typer.Typer(rich_markup_mode=None)
 
 def _app() -> typer.Typer:
     return typer.Typer(rich_markup_mode=None)
+
+
+def _effort(concurrency: int, attempts: int, engine: str, address: str, workers: int | None) -> Effort:
+    from gristmill import UsageError, suggest
+    from gristmill_plugins.evaluation._runner import Effort
+
+    if engine not in ("local", "ray"):
+        raise UsageError(f"--engine {engine!r} is no engine", hint=suggest(engine, ("local", "ray")))
+    if engine == "local":
+        return Effort(concurrency=concurrency, attempts=attempts)
+    from gristmill_plugins.evaluation._cluster import Cluster
+
+    return Effort(concurrency=concurrency, attempts=attempts, cluster=Cluster(address, workers))
 
 
 def _kernel(plugins: list[str] | None, *, cache: bool) -> Kernel:
@@ -64,6 +87,9 @@ def batch(
     limit: LimitOption = None,
     concurrency: ConcurrencyOption = CONCURRENCY,
     attempts: AttemptsOption = 2,
+    engine: EngineOption = "local",
+    ray_address: AddressOption = "auto",
+    workers: WorkersOption = None,
     model: ModelOption = None,
     set_: SetOption = None,
     plugin: PluginOption = None,
@@ -76,7 +102,6 @@ def batch(
     from gristmill_plugins.evaluation._batch import BatchOptions, run_batch
     from gristmill_plugins.evaluation._inputs import parse_pairs
     from gristmill_plugins.evaluation._progress import Progress
-    from gristmill_plugins.evaluation._runner import Effort
 
     with _kernel(plugin, cache=not no_cache) as kernel:
         overrides = read_overrides(kernel, recipe, model, set_)
@@ -85,7 +110,7 @@ def batch(
             columns=parse_pairs("--map", map_),
             constants=read_inputs(loaded, inputs or ()),
             overrides=overrides,
-            effort=Effort(concurrency=concurrency, attempts=attempts),
+            effort=_effort(concurrency, attempts, engine, ray_address, workers),
             id_column=id_column,
             in_order=in_order,
             retry_failed=retry_failed,
@@ -144,6 +169,9 @@ def evaluate(
     limit: LimitOption = None,
     concurrency: ConcurrencyOption = CONCURRENCY,
     attempts: AttemptsOption = 2,
+    engine: EngineOption = "local",
+    ray_address: AddressOption = "auto",
+    workers: WorkersOption = None,
     model: ModelOption = None,
     set_: SetOption = None,
     plugin: PluginOption = None,
@@ -166,7 +194,7 @@ def evaluate(
             kernel,
             given,
             Show(as_json, html, quiet),
-            effort=(concurrency, attempts),
+            effort=_effort(concurrency, attempts, engine, ray_address, workers),
             fail_if=fail_if or [],
             kind="eval",
         )
@@ -197,6 +225,9 @@ def compare(
     limit: LimitOption = None,
     concurrency: ConcurrencyOption = CONCURRENCY,
     attempts: AttemptsOption = 2,
+    engine: EngineOption = "local",
+    ray_address: AddressOption = "auto",
+    workers: WorkersOption = None,
     model: ModelOption = None,
     set_: SetOption = None,
     plugin: PluginOption = None,
@@ -218,9 +249,14 @@ def compare(
     )  # fmt: skip
     with _kernel(plugin, cache=not no_cache) as kernel:
         code = run_evaluation(
-            kernel, given, Show(as_json, html, quiet), effort=(concurrency, attempts), fail_if=fail_if or [],
-            kind="compare", all_pairs=all_pairs,
-        )  # fmt: skip
+            kernel,
+            given,
+            Show(as_json, html, quiet),
+            effort=_effort(concurrency, attempts, engine, ray_address, workers),
+            fail_if=fail_if or [],
+            kind="compare",
+            all_pairs=all_pairs,
+        )
     raise typer.Exit(code)
 
 

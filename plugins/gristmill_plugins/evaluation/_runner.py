@@ -20,6 +20,7 @@ from gristmill_plugins.evaluation._rows import Row
 
 if TYPE_CHECKING:
     from gristmill import RunnableRecipe, RunResult
+    from gristmill_plugins.evaluation._cluster import Cluster
 
 CONCURRENCY = 40
 """Rows under way together by default: the 32 sequences that the llama engine decodes together, and 8 that wait for a
@@ -41,13 +42,41 @@ class Outcome:
     attempts: int
 
 
+class RowFailure(GristmillError):
+    """What was told of an error, where the error itself is in another process. `kind` is the name of its class."""
+
+    def __init__(self, message: str, *, kind: str, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.kind = kind
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _failure, (self.message, self.kind, self.hint)
+
+
+def _failure(message: str, kind: str, hint: str | None) -> RowFailure:
+    return RowFailure(message, kind=kind, hint=hint)
+
+
+def told(error: BaseException) -> RowFailure:
+    """Return what is told of a row's error: the failed step's own words where it was one."""
+    if isinstance(error, RowFailure):
+        return error
+    message = error.message if isinstance(error, GristmillError) else str(error)
+    if isinstance(error, RunError) and len(error.failures) == 1:
+        step, cause = next(iter(error.failures.items()))
+        message = f"step {step!r}: {cause}"
+    return RowFailure(message, kind=type(error).__name__, hint=getattr(error, "hint", None))
+
+
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """How hard to try: rows at once, runs for each row, and the pause before the second, which doubles."""
+    """How hard to try: rows at once, runs for each row, the pause before the second, which doubles; and where."""
 
     concurrency: int = CONCURRENCY
     attempts: int = 2
     backoff_s: float = 0.5
+    cluster: Cluster | None = None
+    """None: in this process."""
 
 
 DEFAULT_EFFORT = Effort()
@@ -62,6 +91,11 @@ def run_rows(
     Raises:
         ModelError: a model cannot be loaded. PluginError: a plugin is broken.
     """
+    if effort.cluster is not None:
+        from gristmill_plugins.evaluation._cluster import run_rows_on_cluster
+
+        run_rows_on_cluster(recipe, iter(rows), inputs, effort, effort.cluster, take, in_order=in_order)
+        return
     queue = _InOrder(take, effort) if in_order else None
     recipe.kernel.wait(_run_all(recipe, iter(rows), inputs, effort, take, queue))
 

@@ -134,7 +134,7 @@ def _names(recipes: Sequence[str]) -> dict[str, str]:
 
 
 def run_evaluation(
-    kernel: Kernel, given: Given, show: Show, *, effort: tuple[int, int], fail_if: Sequence[str], kind: str,
+    kernel: Kernel, given: Given, show: Show, *, effort: Effort, fail_if: Sequence[str], kind: str,
     all_pairs: bool = False,
 ) -> int:  # fmt: skip
     """Measure the recipes, tell, and return the exit code: 1 where a `--fail-if` holds."""
@@ -148,7 +148,7 @@ def run_evaluation(
     evaluated = []
     for name in task.recipes:
         with Progress(f"rows of {name}", quiet=show.quiet or show.as_json) as progress:
-            evaluated.append(evaluate(kernel, task, name, data, Effort(*effort), progress.update))
+            evaluated.append(evaluate(kernel, task, name, data, effort, progress.update))
     differences = compare(evaluated, all_pairs=all_pairs, seed=task.seed) if len(evaluated) > 1 else []
     more = picture_parts(evaluated, differences)
     figures = condition_figures(evaluated)
