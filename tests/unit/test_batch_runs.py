@@ -264,6 +264,16 @@ class TestGoingOn:
         with Ledger(desk.out, identity), pytest.raises(UsageError, match="another batch is writing this file"):
             Ledger(desk.out, identity)
 
+    def test_data_that_change_while_they_are_read_are_told(self, desk: Desk) -> None:
+        data = desk.rows("a", "b")
+
+        def edit(*_: int) -> None:
+            data.write_text(data.read_text().replace('"b"', '"c"'))
+
+        options = BatchOptions({}, {}, {}, QUICK)
+        with pytest.raises(UsageError, match=r"in.jsonl changed while the batch read it"):
+            run_batch(desk.kernel.recipe(desk.recipe), data, desk.out, options, edit)
+
 
 class TestMistakes:
     def test_a_missing_column_is_told_before_anything_runs(self, desk: Desk) -> None:

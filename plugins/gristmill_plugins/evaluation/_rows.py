@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,12 +44,15 @@ class DataFile:
     n_rows: int
     """About how many: lines of a text file, which an empty line or a line break inside a CSV cell makes too many."""
 
+    modified_ns: int = 0
+
     def unchanged(self) -> bool:
-        """Tell whether the file still has the size that was digested."""
+        """Tell whether the file still is the one that was digested, by its size and its time of change."""
         try:
-            return self.path.stat().st_size == self.size_bytes
+            now = self.path.stat()
         except OSError:
             return False
+        return (now.st_size, now.st_mtime_ns) == (self.size_bytes, self.modified_ns)
 
 
 def look_at(path: Path) -> DataFile:
@@ -63,6 +67,7 @@ def look_at(path: Path) -> DataFile:
     digest, n_bytes, n_lines, last = hashlib.sha256(), 0, 0, b"\n"
     try:
         with path.open("rb") as file:
+            modified_ns = os.fstat(file.fileno()).st_mtime_ns
             while block := file.read(BLOCK_BYTES):
                 digest.update(block)
                 n_bytes += len(block)
@@ -74,7 +79,7 @@ def look_at(path: Path) -> DataFile:
         n_rows = _parquet(path).metadata.num_rows
     else:
         n_rows = n_lines + (last != b"\n") - (path.suffix.lower() in (".csv", ".tsv"))
-    return DataFile(path, digest.hexdigest(), n_bytes, max(0, n_rows))
+    return DataFile(path, digest.hexdigest(), n_bytes, max(0, n_rows), modified_ns)
 
 
 def read_rows(path: Path) -> Iterator[Row]:
