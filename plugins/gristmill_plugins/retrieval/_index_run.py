@@ -41,19 +41,23 @@ class Opened:
         self.file = IndexFile(folder)
         self.view = View()
         self.turn = asyncio.Lock()
+        self._n_seen = _SMALL_FILES + 1
+        """Files below the documents, those that nothing reads included, when they were last looked at."""
 
     def is_small(self) -> bool:
         """Tell whether a search takes less time than handing it to a thread would, as far as is known."""
-        stand, rows = self.file.known()
-        return 0 < stand.watermark <= _SMALL_CHUNKS and len(rows) <= _SMALL_FILES
+        stand, _ = self.file.known()
+        return 0 < stand.watermark <= _SMALL_CHUNKS and self._n_seen <= _SMALL_FILES
 
     def look(self, asked: Query, roots: Sequence[Path], context: Context) -> list[Passage] | None:
         """Search; None if there is no index, or some document changed since it was made."""
         stand, rows = self.file.current()
         if not stand.generation:
             return None
+        self._n_seen = 0
         if roots:
             found = walk(roots, READERS.keys() | stand.options["readers"].keys(), context.path)
+            self._n_seen = len(found.sources) + found.n_ignored
             if len(found.sources) != len(rows) or changed_files(found, rows):
                 return None
         return find(self.file, self.view, asked) if asked.text.strip() else []
