@@ -229,6 +229,6 @@ def re_embed(
 
 @memory_app.command("index")
 def index(collection: Collection, namespace: Namespace = "default") -> None:
-    """Make an approximate index of a collection of 50,000 records or more: searches take a tenth of the time."""
+    """Make an approximate index of a collection of 50,000 records or more, so that searches need not scan it."""
     with _kernel(None) as kernel:
         typer.echo(f"indexed {_records(kernel.memory.index(collection, namespace=namespace))}")
