@@ -47,7 +47,24 @@ def _search(rows: list[Row]) -> str:
         [*name, str(len(group)), *(_shown([row[metric] for row in group]) for metric in RANKING)]
         for name, group in groups.items()
     ]
-    return _markdown(["set", "search", "n", *RANKING], lines)
+    return _markdown(["set", "search", "n", *RANKING], lines) + "\n\n" + _paired(rows)
+
+
+def _paired(rows: list[Row]) -> str:
+    """What hybrid gains over each of its sides, question by question."""
+    gained = {(row["key"].split("/", 3)[1], row["key"].split("/", 3)[3], row["mode"]): row["nDCG@10"] for row in rows}
+    lines = []
+    for name in dict.fromkeys(row["set"] for row in rows):
+        for side in ("bm25", "dense"):
+            differences = [
+                value - gained[where, question, side]
+                for (where, question, mode), value in gained.items()
+                if where == name and mode == "hybrid" and (where, question, side) in gained
+            ]
+            if differences:
+                mean, low, high = interval(differences)
+                lines.append([name, side, str(len(differences)), f"{mean:+.3f} ({low:+.3f} to {high:+.3f})"])
+    return _markdown(["set", "hybrid against", "n", "gain in nDCG@10"], lines)
 
 
 def _rerank(rows: list[Row]) -> str:

@@ -36,8 +36,9 @@ class _Weights:
     cosine: float = 0.0
 
 
-# Fitted by benchmarks/retrieval.py --fit on the claims of SciFact's training split (136 labelled claims, each with its
-# abstract and with the abstract BM25 puts first of the others), with SmolLM2-135M-Instruct Q4_1 and WordLlama 256.
+# Fitted as benchmarks/retrieval.py --fit does on the claims of SciFact's training split (136 labelled claims, each with
+# its abstract and with the one BM25 puts first of the others), with SmolLM2-135M-Instruct Q4_1 and WordLlama 256.
+# Whether they hold for other models and other kinds of text was not measured.
 WITH_MEANING = _Weights(base=-4.673, coverage=1.582, surprise=6.756, cosine=4.305)
 WORDS_ONLY = _Weights(base=-2.967, coverage=2.182, surprise=7.528)
 AGAINST_BASE, AGAINST_NEGATED, AGAINST_DIRECTION = -0.805, 0.661, -0.840
