@@ -55,7 +55,7 @@ output: ${agent.turns}
 class Shop:
     """A shop, written for semantic-kernel."""
 
-    @kernel_function(description="Return a price less a tenth.")
+    @kernel_function(description="Return a price less a tenth.")  # type: ignore[untyped-decorator]
     def discount(self, price: str) -> str:
         return f"{price} less a tenth"
 

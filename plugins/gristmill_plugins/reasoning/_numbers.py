@@ -18,7 +18,7 @@ _VULGAR = {
     "½": "1/2", "⅓": "1/3", "⅔": "2/3", "¼": "1/4", "¾": "3/4", "⅕": "1/5", "⅖": "2/5", "⅗": "3/5", "⅘": "4/5",
     "⅙": "1/6", "⅚": "5/6", "⅛": "1/8", "⅜": "3/8", "⅝": "5/8", "⅞": "7/8",
 }  # fmt: skip
-_SCALES = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
+_SCALES = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _UNITS = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
 _UNITS += "seventeen eighteen nineteen"
 _SMALL = {word: n for n, word in enumerate(_UNITS.split())}
@@ -32,8 +32,8 @@ _NUMBER = re.compile(
     (?:(?P<mixed>\d{{1,{MOST_DIGITS}}})[\s-](?P<mixed_top>\d{{1,9}})/(?P<mixed_bottom>\d{{1,9}})
       |(?P<top>\d{{1,{MOST_DIGITS}}})\s?/\s?(?P<bottom>\d{{1,{MOST_DIGITS}}})
       |(?P<plain>{_DIGITS}(?:\.\d{{1,{MOST_DIGITS}}})?|\.\d{{1,{MOST_DIGITS}}})(?:[eE](?P<exponent>[+-]?\d+))?)
-    (?![\d/]|[.,]\d)
-    (?:\s(?P<scale>hundred|thousand|million|billion|trillion|dozen)\b)?
+    (?!\d|\s?/\s?\d|[.,]\d)
+    (?:\s(?P<scale>hundred|thousand|million|billion|trillion)\b)?
     (?:\s?(?P<percent>%)|\s?(?P<degrees>°\s?[CF]?)|[ -]?(?P<unit>[A-Za-zµ]{{1,12}}(?:[/²³^]\w{{0,3}})?))?""",
     re.VERBOSE,
 )
