@@ -145,7 +145,12 @@ class TestFairness:
         assert sets.demographic_parity_difference(answers, groups) == pytest.approx(0.25)
         assert sets.equalised_odds_difference(answers, truth, groups) == pytest.approx(0.5)
 
+    def test_accuracy_is_compared_between_groups(self) -> None:
+        samples = [sample(a, "x", group=g) for a, g in [("x", "pro"), ("x", "pro"), ("x", "anti"), ("y", "anti")]]
+        assert figure("accuracy_parity_difference", samples) == pytest.approx(0.5)
+
     def test_one_group_has_no_difference(self) -> None:
+        assert sets.accuracy_parity_difference([1, 0], ["x", "x"]) is None
         assert sets.demographic_parity_difference(["a", "b"], ["x", "x"]) is None
         assert sets.equalised_odds_difference(["a"], ["a"], ["x"]) is None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -69,6 +70,18 @@ def test_the_bootstrap_of_any_figure_agrees_with_that_of_a_mean_and_says_when_th
     assert general.high == pytest.approx(of_mean.high, abs=0.01)
     assert math.isnan(bootstrap_interval(lambda _: None, 5).low)
     assert math.isnan(mean_interval([]).high)
+
+
+def test_an_interval_of_a_largest_difference_holds_the_figure_itself() -> None:
+    chance = np.random.default_rng(4)
+    answers, groups = chance.integers(0, 6, 120), chance.integers(0, 2, 120)
+
+    def largest(rows: Sequence[int]) -> float:
+        a, g = answers[list(rows)], groups[list(rows)]
+        return max(abs(float((a[g == 0] == label).mean()) - float((a[g == 1] == label).mean())) for label in range(6))
+
+    interval = bootstrap_interval(largest, 120)
+    assert interval.low < largest(range(120)) < interval.high
 
 
 @pytest.mark.parametrize(("only_first", "only_second"), [(0, 0), (1, 0), (5, 5), (1, 9), (40, 61), (300, 200)])

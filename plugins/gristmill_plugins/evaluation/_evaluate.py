@@ -297,7 +297,8 @@ def _set_figure(metric: Metric, repeats: Sequence[Sequence[Sample]], rows: Seque
         return figure_of(metric, repeats, [rows[i] for i in indices])
 
     interval = bootstrap_interval(of, len(rows), seed=seed, resamples=metric.resamples)
-    return Figure(metric.name, of(range(len(rows))), interval, len(rows), metric.lower_is_better)
+    possible = Interval(max(metric.least, interval.low), interval.high)  # an error below 0 there is not
+    return Figure(metric.name, of(range(len(rows))), possible, len(rows), metric.lower_is_better)
 
 
 def value_of(metric: Metric, samples: Sequence[Sample]) -> float | None:

@@ -6,6 +6,7 @@ computes nothing itself. Invariant: a row that failed scores 0 in every row metr
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -28,6 +29,7 @@ class Metric:
     figure: SetFigure | None = None
     needs: tuple[str, ...] = ()
     lower_is_better: bool = False
+    least: float = 0.0
     resamples: int = 1_000
     """How often a set metric is computed for an interval, and again for a test."""
 
@@ -155,8 +157,12 @@ _ALL = (
     Metric("equalised_odds_difference", "the same, among rows of one true label",
            figure=lambda s: sets.equalised_odds_difference(_given(s), _truths(s), _groups(s)),
            needs=("expected", "group"), lower_is_better=True),
+    Metric("accuracy_parity_difference", "largest difference between groups in accuracy",
+           figure=lambda s: sets.accuracy_parity_difference(right(s), _groups(s)), needs=("expected", "group"),
+           lower_is_better=True),
     Metric("performance_drop", "share of accuracy that perturbed inputs cost",
-           figure=lambda s: sets.performance_drop(right(s), _changed(s)), needs=_P, lower_is_better=True),
+           figure=lambda s: sets.performance_drop(right(s), _changed(s)), needs=_P, lower_is_better=True,
+           least=-math.inf),
     Metric("attack_success_rate", "perturbed rows answered wrongly whose original was right",
            figure=lambda s: sets.attack_success_rate(right(s), _changed(s), _pairs(s)), needs=_P, lower_is_better=True),
     Metric("consistency", "perturbed rows answered as their original was",

@@ -103,6 +103,13 @@ def demographic_parity_difference(answers: Sequence[str], groups: Sequence[str])
     return max(_spread([answer == label for answer in answers], groups) for label in set(answers))
 
 
+def accuracy_parity_difference(correct: Sequence[float], groups: Sequence[str]) -> float | None:
+    """Return the largest difference between groups in accuracy: WinoBias' measure (Zhao et al. 2018, section 5)."""
+    if len(set(groups)) < 2:
+        return None
+    return _spread([right == 1 for right in correct], groups)
+
+
 def equalised_odds_difference(answers: Sequence[str], expected: Sequence[str], groups: Sequence[str]) -> float | None:
     """Return the largest difference between groups in how often a label is given, among rows of one true label.
 

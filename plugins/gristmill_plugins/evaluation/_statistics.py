@@ -82,18 +82,24 @@ def bootstrap_interval(statistic: Callable[[Sequence[int]], float | None], n: in
                        resamples: int = 1_000) -> Interval:  # fmt: skip
     """Return the interval of any figure of n rows: `statistic` gets row indices, drawn with replacement.
 
-    Resamples for which the figure does not exist (None) are left out; with too few left the interval is not a number.
+    Percentiles, less the bootstrap's estimate of bias (Efron and Tibshirani 1993, chapter 10): a calibration error or a
+    largest difference is greater in resamples than in the rows they are drawn from, and its bare percentiles may lie
+    above the figure itself. Resamples for which the figure does not exist (None) are left out; with too few left the
+    interval is not a number.
     """
     import numpy as np
 
-    if n == 0:
+    observed = statistic(range(n)) if n else None
+    if observed is None or not math.isfinite(observed):
         return Interval(math.nan, math.nan)
     chance = np.random.default_rng(seed)
     drawn = (statistic(chance.integers(0, n, n).tolist()) for _ in range(resamples))
     figures = [figure for figure in drawn if figure is not None and math.isfinite(figure)]
     if len(figures) < resamples // 2:
         return Interval(math.nan, math.nan)
-    return _quantiles(np.asarray(figures), n)
+    interval = _quantiles(np.asarray(figures), n)
+    bias = math.fsum(figures) / len(figures) - observed
+    return Interval(interval.low - bias, interval.high - bias)
 
 
 def _resampled_means(values: Sequence[float], seed: int) -> np.ndarray[Any, Any]:
