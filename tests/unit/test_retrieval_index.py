@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,9 +19,11 @@ from gristmill import model_provider as provider
 from gristmill.testing import FakeEmbedder, FakePlugin, check_plugin
 from gristmill_plugins.retrieval import RetrievalPlugin
 from gristmill_plugins.retrieval import _index_build as build
+from gristmill_plugins.retrieval._chunks import Chunker, SplitOptions
 from gristmill_plugins.retrieval._index_functions import Indexed
 from gristmill_plugins.retrieval._index_progress import Progress
-from gristmill_plugins.retrieval._store import IndexFile
+from gristmill_plugins.retrieval._index_walk import walk
+from gristmill_plugins.retrieval._store import IndexFile, Stand
 from gristmill_plugins.retrieval._store_file import WriterLock
 
 
@@ -469,6 +473,39 @@ def test_one_writer_at_a_time(tmp_path: Path) -> None:
     one.release()
     assert two.acquire()
     two.release()
+
+
+def test_a_cancelled_run_keeps_its_lock_until_its_last_write_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.txt").write_text("the mill")
+    index = IndexFile(tmp_path / "index")
+    entered, let_go = threading.Event(), threading.Event()
+    publish = IndexFile.publish
+
+    def slowly(self: IndexFile, *arguments: Any) -> Any:
+        entered.set()
+        assert let_go.wait(60)
+        return publish(self, *arguments)
+
+    monkeypatch.setattr(IndexFile, "publish", slowly)
+
+    async def run() -> None:
+        found = walk([tmp_path / "a.txt"], [".txt"], lambda path: path)
+        stand = Stand(fingerprint="counting")
+        plan = build.Plan(Counting().embed, Chunker(SplitOptions()), {}, "skip", stand)
+        one = build.Build(index, plan, found, [].append)
+        running = asyncio.ensure_future(one.run(Stand(), {}, found.sources))
+        assert await asyncio.to_thread(entered.wait, 60)
+        running.cancel()
+        done, _ = await asyncio.wait([running], timeout=0.1)
+        assert not done
+        let_go.set()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+
+    asyncio.run(run())
+    assert index.stand().generation == 1
 
 
 def test_an_index_lies_in_the_folder_that_the_settings_name(desk: Desk, tmp_path: Path) -> None:

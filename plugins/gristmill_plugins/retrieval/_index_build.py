@@ -14,7 +14,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
 from gristmill import FunctionError
 from gristmill_plugins.retrieval._chunks import Chunker
@@ -34,6 +34,8 @@ BATCH = 512
 _STAMP_TELLS_NS = 2 * 10**9
 """A file that changed this recently may change again within the tick of its clock."""
 OnError = Literal["skip", "stop"]
+P = ParamSpec("P")
+R = TypeVar("R")
 Embed = Callable[[Sequence[str]], Awaitable["np.ndarray"]]
 
 
@@ -95,10 +97,10 @@ class Build:
             progress.file_done(source.size_bytes)
         await self._flush()
         if self._is_published(before, rows, files):
-            await asyncio.to_thread(self.index.touch, {p: row for p, row in files.items() if row != rows[p]})
+            await _to_the_end(self.index.touch, {p: row for p, row in files.items() if row != rows[p]})
             return before
         progress.publishing()
-        return await asyncio.to_thread(self.index.publish, files, self.plan.stand)
+        return await _to_the_end(self.index.publish, files, self.plan.stand)
 
     def _is_published(self, before: Stand, rows: Mapping[str, FileRow], files: Mapping[str, FileRow]) -> bool:
         """Tell whether the published generation holds just these versions, made in this way."""
@@ -117,7 +119,7 @@ class Build:
             version = await asyncio.to_thread(self.index.find_version, source.path, digest)
             if version is None:
                 parts = await asyncio.to_thread(read_file, source.file, self.plan.readers)
-                version = await asyncio.to_thread(self.index.begin_version, source.path, digest)
+                version = await _to_the_end(self.index.begin_version, source.path, digest)
                 await self._stage_parts(version, parts, source, progress)
             return FileRow(version, source.size_bytes, modified_ns)
         except (FunctionError, OSError) as error:
@@ -126,7 +128,7 @@ class Build:
                 raise FunctionError(f"{source.path}: {told}", hint="mend it, or on_error: skip") from error
             self.tally.skipped.append((source.path, told))
             self._note(f"skipped {source.path}: {told}")
-            version = await asyncio.to_thread(self.index.begin_version, source.path, "", told)
+            version = await _to_the_end(self.index.begin_version, source.path, "", told)
             return FileRow(version, source.size_bytes, modified_ns, told)
 
     def _digest(self, file: Path) -> str:
@@ -158,8 +160,18 @@ class Build:
         self.tally.n_embedded += len(missing)
         self.tally.n_reused += len(self._batch) - len(missing)
         stacked = np.stack([vectors[chunk.digest] for chunk in self._batch]) if self._batch else np.empty((0, 0))
-        await asyncio.to_thread(self.index.stage, self._batch, stacked, self._complete)
+        await _to_the_end(self.index.stage, self._batch, stacked, self._complete)
         self._batch, self._complete = [], []
+
+
+async def _to_the_end(write: Callable[P, R], *arguments: P.args, **named: P.kwargs) -> R:
+    """Run a write in a thread; a cancellation waits for it, so that it never goes on after the lock is given back."""
+    writing = asyncio.ensure_future(asyncio.to_thread(write, *arguments, **named))
+    try:
+        return await asyncio.shield(writing)
+    except asyncio.CancelledError:
+        await asyncio.wait([writing])
+        raise
 
 
 def changed_files(found: Found, rows: Mapping[str, FileRow], *, again: bool = False) -> list[Source]:
