@@ -494,7 +494,8 @@ def test_a_cancelled_run_keeps_its_lock_until_its_last_write_is_done(
         found = walk([tmp_path / "a.txt"], [".txt"], lambda path: path)
         stand = Stand(fingerprint="counting")
         plan = build.Plan(Counting().embed, Chunker(SplitOptions()), {}, "skip", stand)
-        one = build.Build(index, plan, found, [].append)
+        notes: list[str] = []
+        one = build.Build(index, plan, found, notes.append)
         running = asyncio.ensure_future(one.run(Stand(), {}, found.sources))
         assert await asyncio.to_thread(entered.wait, 60)
         running.cancel()
