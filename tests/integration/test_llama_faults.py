@@ -97,6 +97,7 @@ async def test_a_stopped_engine_is_ended_and_replaced(model: LlamaModel, monkeyp
     with pytest.raises(ModelError, match="no sign of life") as caught:
         await asyncio.wait_for(task, 60)
     assert caught.value.cause == "timeout"
+    monkeypatch.undo()  # on a busy machine a healthy engine may be silent for three seconds
     assert (await model.generate(ask("Hello")))[0].text
     assert not is_running(pid)
 
