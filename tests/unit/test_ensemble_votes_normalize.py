@@ -140,6 +140,27 @@ def test_only_options_count_where_options_are_given() -> None:
         normalizer("number", ["4", "4.0"])
 
 
+@pytest.mark.parametrize(
+    ("text", "option"),
+    [
+        ("Fire is hot.", "hot"),
+        ("It is COLD, very cold", "cold"),
+        ("The answer: very hot", "very hot"),
+        ("hot or cold", None),
+        ("It is not hot.", None),
+        ("It isn't cold", None),
+        ("a hotel", None),
+        ("I would say neither", None),
+    ],
+)
+def test_a_sentence_that_names_one_option_and_denies_nothing_is_an_answer(text: str, option: str | None) -> None:
+    assert shown("text", text, "hot", "cold", "very hot") == option
+
+
+def test_an_option_may_itself_deny() -> None:
+    assert shown("text", "This is not spam.", "spam", "not spam") == "not spam"
+
+
 def test_an_answer_is_written_as_most_wrote_it_whoever_came_first() -> None:
     texts = ["PARIS", "Paris", "Paris", "lyon"]
     for order in (texts, texts[::-1]):

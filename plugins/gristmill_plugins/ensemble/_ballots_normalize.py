@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Literal
@@ -53,11 +53,33 @@ def normalizer(kind: Normalize, options: Sequence[str] = ()) -> Reader:
             raise FunctionError(f"the options {allowed[answer.key].shown!r} and {option!r} are the same {kind}")
         allowed[answer.key] = Answer(answer.key, option.strip(), answer.value)
 
+    named = _mentions(allowed) if kind == "text" else None
+
     def read_option(text: str) -> Answer | None:
         answer = _letter(text, tuple(allowed)) if kind == "letter" else read(text)
-        return None if answer is None else allowed.get(answer.key)
+        if answer is None or answer.key in allowed:
+            return None if answer is None else allowed[answer.key]
+        return None if named is None else named(text)
 
     return read_option
+
+
+_NEGATION = re.compile(r"\b(?:not|no|never|neither|nor|cannot|without)\b|n['’]t\b", re.IGNORECASE)
+
+
+def _mentions(allowed: Mapping[str, Answer]) -> Reader:
+    """Return what finds the only option that a sentence names; one with a negation in it, or with two, names none."""
+    longest_first = sorted(allowed, key=lambda key: (-len(key), key))
+    pattern = re.compile("|".join(rf"(?<!\w){re.escape(key)}(?!\w)" for key in longest_first))
+
+    def find(text: str) -> Answer | None:
+        folded = unicodedata.normalize("NFKC", " ".join(text.split())).casefold()
+        found = set(pattern.findall(folded))
+        if len(found) != 1 or _NEGATION.search(pattern.sub("", folded)):
+            return None
+        return allowed[found.pop()]
+
+    return find
 
 
 _OPENS = " \"'`*_([«“‘"
