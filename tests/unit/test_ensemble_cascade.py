@@ -282,6 +282,8 @@ def test_a_gate_without_anything_to_go_by_is_refused(run: Run) -> None:
     assert "give one of `examples` and `fitted`" in both
     odd = failure(run, ROUTE.replace("words: {prompt", "others: {prompt"))
     assert "the gate knows maths, words, and the members are maths, others" in odd
+    decided = failure(run, ROUTE + "      assignment: {members: {maths: 1.0}, scores: {maths: 1.0, words: 0.0}}\n")
+    assert "an assignment is already decided: leave out `examples` and `fitted`" in decided
     nothing = failure(run, ROUTE.replace("      text: the sum of two and two\n", ""))
     assert "the gate has nothing to look at" in nothing
 

@@ -154,6 +154,8 @@ class _LearnedFunctions:
             prompt=prompt, system=system, model=model, choices=tuple(choices or ()), calibrate=calibrate,
             temperature=temperature, max_tokens=max_tokens, seed=context.seed,
         )  # fmt: skip
+        if assignment is not None and (examples is not None or fitted is not None):
+            raise FunctionError("an assignment is already decided: leave out `examples` and `fitted`, or `assignment`")
         vector: tuple[float, ...] = ()
         fingerprint = None
         if assignment is None or ask_all:
