@@ -224,3 +224,22 @@ def test_a_value_is_accepted_where_the_one_it_is_derived_from_is_wanted(kernel: 
         "output: ${b} ${a[0].why}\n"
     )
     assert kernel.recipe(path).run().output == "1 b"
+
+
+def test_a_recipe_that_is_a_tool_is_checked_and_pinned_with_the_one_that_names_it(
+    kernel: Kernel, tmp_path: Path
+) -> None:
+    from gristmill._lock import make_lock
+
+    sub = "version: 1\nname: sub\ninputs: {q: string}\nmodels: {m: {use: fake}}\nsteps: {s: {prompt: '${inputs.q}'}}\n"
+    (tmp_path / "sub.yaml").write_text(sub)
+    tools = "      tools: [{recipe: ./sub.yaml}]\n"
+    assert told(kernel, tmp_path, tools) == []
+    checked = kernel.check(tmp_path / "r.yaml")
+    assert list(checked.sub_recipes()) == ["a../sub.yaml"]
+    assert (
+        make_lock(checked, kernel.model_of)["pins"]["steps.a../sub.yaml.recipe"]
+        == checked.sub_recipes()["a../sub.yaml"].digest
+    )
+    (tmp_path / "sub.yaml").write_text(sub.replace("inputs.q", "inputs.p"))
+    assert any("inputs has no field 'p'" in line for line in told(kernel, tmp_path, tools))

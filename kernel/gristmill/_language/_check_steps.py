@@ -862,7 +862,9 @@ class _StepTyper:
             self.owner.report(node, f"this recipe calls itself: {ring}", hint="use `repeat`", code="cycle")
             return None
         try:
-            return self.owner.checker.recipe(path, shorten_path(path), self.owner.callers)
+            found = self.owner.checker.recipe(path, shorten_path(path), self.owner.callers)
+            self.step.named_recipes[name] = found
+            return found
         except UsageError as error:
             self.owner.report(node, error.message, hint=error.hint or "", code="recipe")
             return None

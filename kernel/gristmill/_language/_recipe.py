@@ -214,6 +214,8 @@ class Step:
     semantic: float | None = None
     """From which cosine on the answer to another prompt will do, under `cache: {semantic: ...}`."""
     adapters: Data | None = None
+    named_recipes: dict[str, Recipe] = field(default_factory=dict)
+    """Recipes that its function's arguments name: members, evaluators, an agent's tools."""
     digest: str = ""
     """SHA-256 of the step as written, comments and layout aside."""
 
@@ -249,8 +251,14 @@ class Recipe:
         return [diagnostic for diagnostic in self.diagnostics if diagnostic.severity == "error"]
 
     def sub_recipes(self) -> dict[str, Recipe]:
-        """Return the recipes its steps call, by step."""
-        return {name: step.work.recipe for name, step in self.steps.items() if isinstance(step.work, RecipeCall)}
+        """Return the recipes its steps call, by step; those that a function may run, by "step.recipe"."""
+        found: dict[str, Recipe] = {}
+        for name, step in self.steps.items():
+            if isinstance(step.work, RecipeCall):
+                found[name] = step.work.recipe
+            else:
+                found |= {f"{name}.{called}": recipe for called, recipe in step.named_recipes.items()}
+        return found
 
 
 def digest_of(value: Any) -> str:
