@@ -166,8 +166,8 @@ def semantic_kernel(data: Data, _: Path) -> tuple[Callable[[], None], Callable[[
 
 
 def llamaindex(data: Data, _: Path) -> tuple[Callable[[], None], Callable[[], dict[str, Query]]]:
-    from llama_index.core.schema import TextNode  # type: ignore[import-not-found]
-    from llama_index.core.vector_stores import SimpleVectorStore, VectorStoreQuery  # type: ignore[import-not-found]
+    from llama_index.core.schema import TextNode
+    from llama_index.core.vector_stores import SimpleVectorStore, VectorStoreQuery
 
     store = SimpleVectorStore()
 

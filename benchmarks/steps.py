@@ -224,41 +224,41 @@ def haystack(shape: str, size: int, *, asynchronous: bool) -> Call:
 
 
 def llamaindex(shape: str, size: int) -> Call:
-    from workflows import Context, Workflow, step  # type: ignore[import-not-found]
-    from workflows.events import Event, StartEvent, StopEvent  # type: ignore[import-not-found]
+    from workflows import Context, Workflow, step
+    from workflows.events import Event, StartEvent, StopEvent
 
-    class Given(Event):  # type: ignore[misc]
+    class Given(Event):
         value: int
         left: int
 
-    class Made(Event):  # type: ignore[misc]
+    class Made(Event):
         value: int
 
-    class Chain(Workflow):  # type: ignore[misc]
+    class Chain(Workflow):
         """A loop: steps are methods of a class, so that a chain of any length is one event sent round and round."""
 
-        @step  # type: ignore[untyped-decorator]
+        @step
         async def begin(self, ev: StartEvent) -> Given:
             return Given(value=ev.value, left=size)
 
-        @step  # type: ignore[untyped-decorator]
+        @step
         async def add(self, ev: Given) -> Given | StopEvent:
             if ev.left == 1:
                 return StopEvent(result=ev.value + 1)
             return Given(value=ev.value + 1, left=ev.left - 1)
 
-    class FanOut(Workflow):  # type: ignore[misc]
-        @step  # type: ignore[untyped-decorator]
+    class FanOut(Workflow):
+        @step
         async def begin(self, ctx: Context, ev: StartEvent) -> Given | None:
             for left in range(size):
                 ctx.send_event(Given(value=ev.value, left=left))
             return None
 
-        @step(num_workers=32)  # type: ignore[untyped-decorator]
+        @step(num_workers=32)
         async def add(self, ev: Given) -> Made:
             return Made(value=ev.value + 1)
 
-        @step  # type: ignore[untyped-decorator]
+        @step
         async def total(self, ctx: Context, ev: Made) -> StopEvent | None:
             made = ctx.collect_events(ev, [Made] * size)
             return None if made is None else StopEvent(result=sum(one.value for one in made))

@@ -16,9 +16,10 @@ import gristmill_recipes
 from gristmill import Candidate, Context, FunctionRef, Kernel, ModelRef, function
 from gristmill._language._check import INPUT_TYPES, RECIPE_KEYS
 from gristmill._language._check_steps import KEYS, _plain
+from gristmill._language._type_schema import of_type
 from gristmill._language._types import type_of
 from gristmill._language._yaml import parse_yaml
-from gristmill._tools._schema import of_type, recipe_schema
+from gristmill._tools._schema import recipe_schema
 from gristmill.testing import FakePlugin
 
 SHIPPED = sorted(Path(gristmill_recipes.__path__[0]).glob("*.yaml"))
