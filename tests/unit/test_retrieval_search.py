@@ -6,6 +6,8 @@ import asyncio
 import json
 import math
 import os
+import subprocess
+import sys
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -426,6 +428,26 @@ def test_word_documents_are_read(shelf: Shelf) -> None:
     docx(shelf.docs / "a.docx", "The first mill.", "The second sluice.")
     (found,) = shelf.search("sluice", mode="bm25")
     assert (found.source, found.text) == ("docs/a.docx", "The first mill.\n\nThe second sluice.")
+
+
+READ = """
+import logging, sys
+from pathlib import Path
+from gristmill import FunctionError
+from gristmill_plugins.retrieval._readers import read_file
+try:
+    read_file(Path(sys.argv[1]), {})
+except FunctionError as error:
+    print(error.message, logging.root.handlers, logging.root.level == logging.WARNING)
+"""
+
+
+def test_reading_leaves_the_log_alone(tmp_path: Path) -> None:
+    (tmp_path / "a.pdf").write_bytes(b"%PDF-1.4 cut short")
+    command = [sys.executable, "-c", READ, str(tmp_path / "a.pdf")]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
+    assert ended.stdout == "it cannot be read: PdfStreamError: Stream has ended unexpectedly [] True\n"
+    assert ended.stderr == ""
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,10 @@ nothing. Invariant: a file that cannot be read is a FunctionError that says why,
 from __future__ import annotations
 
 import csv
+import importlib
 import io
 import json
+import logging
 import re
 import zipfile
 from bisect import bisect_right
@@ -134,9 +136,8 @@ def whole(text: str) -> str:
 
 def read_pdf(path: Path) -> list[Part]:
     """Read each page of a PDF as a part, through LlamaIndex's PDFReader."""
-    from llama_index.readers.file import PDFReader
-
-    documents = PDFReader().load_data(path)
+    logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # what it warns of three times is said once, by us
+    documents = _llama_index_readers().PDFReader().load_data(path)
     return [
         Part(whole(document.text), {"page": number}, continues=number > 1)
         for number, document in enumerate(documents, start=1)
@@ -145,13 +146,21 @@ def read_pdf(path: Path) -> list[Part]:
 
 def read_docx(path: Path) -> list[Part]:
     """Read a Word document as one part, through LlamaIndex's DocxReader."""
-    from llama_index.readers.file import DocxReader
-
     with zipfile.ZipFile(path) as archive:
         unpacked_bytes = sum(entry.file_size for entry in archive.infolist())
     if unpacked_bytes > MOST_UNPACKED_BYTES:
         raise FunctionError(f"it unpacks to {unpacked_bytes:,} bytes, the most is {MOST_UNPACKED_BYTES:,}")
-    return [Part(whole(document.text)) for document in DocxReader().load_data(path)]
+    return [Part(whole(document.text)) for document in _llama_index_readers().DocxReader().load_data(path)]
+
+
+def _llama_index_readers() -> Any:
+    """Import LlamaIndex's readers; one of them puts a handler on the root logger, which is taken off again."""
+    handlers, level = logging.root.handlers[:], logging.root.level
+    try:
+        return importlib.import_module("llama_index.readers.file")
+    finally:
+        logging.root.handlers[:] = handlers
+        logging.root.setLevel(level)
 
 
 READERS: Mapping[str, Reader] = {
