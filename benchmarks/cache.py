@@ -113,7 +113,7 @@ def langchain(folder: Path, size: int) -> Hit:
     from langchain_community.cache import FullLLMCache, SQLiteCache  # type: ignore[import-not-found]
     from langchain_core.load.dump import dumps  # type: ignore[import-not-found]
     from langchain_core.outputs import Generation  # type: ignore[import-not-found]
-    from sqlalchemy import insert  # type: ignore[import-not-found]
+    from sqlalchemy import insert
 
     cache = SQLiteCache(str(folder / "langchain.db"))
 

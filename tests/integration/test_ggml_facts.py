@@ -61,9 +61,7 @@ def test_architectures_are_names_in_the_library() -> None:
     assert [name for name in sorted(_ggml.ARCHITECTURES) if f"{name}\0".encode() not in content] == []
 
 
-def test_the_bundled_model_is_checked_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_bundled_model_is_checked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     path = resolve(BUNDLED)
     header = _gguf.check_model(path)
