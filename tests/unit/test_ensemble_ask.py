@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from gristmill import Candidate, Choice, Completion, FunctionError, RunError, ScoreRequest, StepNoted, Usage, Vote
 from gristmill_plugins.ensemble._ask_member import Reply, candidate_of
+from gristmill_plugins.ensemble._ask_together import together
 from gristmill_plugins.ensemble._ballots import hold_election, named
 from gristmill_plugins.ensemble._votes_count import Counting, count_votes
 from gristmill_plugins.ensemble._votes_draw import Draw, Drawing, EarlyStop
@@ -320,3 +321,31 @@ def test_members_weigh_what_they_say_of_themselves(bench: Bench) -> None:
 )
 def test_polls_that_make_no_sense_are_refused(bench: Bench, arguments: str, message: str) -> None:
     assert message in str(bench.fails(f"steps:\n  v: {{use: ensemble.vote, with: {{{arguments}}}}}\n"))
+
+
+async def test_when_one_fails_none_is_left_running() -> None:
+    ended: list[str] = []
+    forever = asyncio.Event()
+
+    async def wait(name: str) -> str:
+        try:
+            await forever.wait()
+        finally:
+            ended.append(name)
+        return name
+
+    async def fail() -> str:
+        raise FunctionError("no")
+
+    with pytest.raises(FunctionError, match="no"):
+        await together([wait("a"), fail(), wait("b")])
+    assert sorted(ended) == ["a", "b"]
+
+
+async def test_results_come_in_order() -> None:
+    async def after(n: int) -> int:
+        for _ in range(5 - n):
+            await asyncio.sleep(0)
+        return n
+
+    assert await together(after(n) for n in range(5)) == [0, 1, 2, 3, 4]

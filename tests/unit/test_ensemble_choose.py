@@ -206,6 +206,7 @@ def test_a_member_that_fails_is_left_out_within_min_answers(bench: Bench) -> Non
     [
         ("choices: [x, y]", "choose takes members to ask, or candidates that have chosen"),
         ("members: {a: {prompt: p}}", "choose needs the choices"),
+        ("candidates: [x], prompt: p", "prompt, system, calibrate and min_answers are for `members` that are asked"),
         ("members: {a: {prompt: p}}, choices: [x, x]", "at least two different texts"),
         ("candidates: [x], choices: [x, y]", "member '1' answered 'x' without probabilities"),
     ],

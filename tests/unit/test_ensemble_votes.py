@@ -447,6 +447,8 @@ def test_nulls_are_dropped_and_lists_of_samples_vote(bench: Bench) -> None:
 def test_a_vote_takes_its_answers_from_one_place(bench: Bench) -> None:
     error = bench.fails("steps:\n  v: {use: ensemble.vote, with: {candidates: [a], prompt: Ask}}\n")
     assert "a vote takes candidates, or rankings, or members or a prompt; this has candidates and members" in str(error)
+    error = bench.fails("steps:\n  v: {use: ensemble.vote, with: {candidates: [a], early_stop: certain}}\n")
+    assert "samples, early_stop and min_answers are for votes that ask" in str(error)
     error = bench.fails("steps:\n  v: {use: ensemble.vote}\n")
     assert "this has none of these" in str(error)
     error = bench.fails(

@@ -6,7 +6,6 @@ that fails takes no other with it, but a spent budget or a cancellation ends the
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -31,6 +30,8 @@ from gristmill import (
     Value,
     Vote,
 )
+
+from ._ask_together import together
 
 
 class Example(Value):
@@ -151,15 +152,8 @@ async def gather_replies(
     context: Context, members: Mapping[str, MemberSpec], questions: Mapping[str, Question]
 ) -> dict[str, Reply]:
     """Ask those members that there is a question for, all at once; a failure is its member's reply."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [
-                group.create_task(_tolerant(context, name, members[name], question))
-                for name, question in questions.items()
-            ]
-    except BaseExceptionGroup as errors:
-        raise errors.exceptions[0] from None
-    return {task.result().member: task.result() for task in tasks}
+    replies = await together(_tolerant(context, name, members[name], question) for name, question in questions.items())
+    return {reply.member: reply for reply in replies}
 
 
 async def _tolerant(context: Context, name: str, spec: MemberSpec, question: Question) -> Reply:

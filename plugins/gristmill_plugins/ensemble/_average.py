@@ -8,7 +8,6 @@ refused before anything is decoded.
 
 from __future__ import annotations
 
-import asyncio
 import random
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -30,6 +29,7 @@ from gristmill import (
 )
 
 from ._ask_member import MemberSpec, Question, messages_of
+from ._ask_together import together
 
 if TYPE_CHECKING:
     import numpy as np
@@ -146,30 +146,30 @@ async def _in_one_batch(
         seed=question.seed,
         top_logprobs=0,  # so that the number of tokens is known, also from the cache
     )
-    together = context.apart("+".join(shares))
-    (completion,) = await together.model(writers[0].model).generate(request)
+    batch = context.apart("+".join(shares))
+    (completion,) = await batch.model(writers[0].model).generate(request)
     n_tokens = len(completion.logprobs or ())
     return Together(
         text=completion.text,
         finish_reason=completion.finish_reason,
         n_tokens=n_tokens,
         weights=shares,
-        usage=await _usage_of_batch(writers, together.usage, n_tokens),
+        usage=await _usage_of_batch(writers, batch.usage, n_tokens),
     )
 
 
-async def _usage_of_batch(writers: Sequence[Writer], together: Usage, n_tokens: int) -> dict[str, Usage]:
+async def _usage_of_batch(writers: Sequence[Writer], batch: Usage, n_tokens: int) -> dict[str, Usage]:
     """Split the prompt's tokens: each member's own text, and an equal part of what the templates add."""
     texts = ["".join(message.content for message in writer.request.messages) for writer in writers]
-    own = await asyncio.gather(*(w.handle.count_tokens(text) for w, text in zip(writers, texts, strict=True)))
-    n_prompt = together.prompt_tokens or together.cached_tokens - n_tokens
+    own = await together(w.handle.count_tokens(text) for w, text in zip(writers, texts, strict=True))
+    n_prompt = batch.prompt_tokens or batch.cached_tokens - n_tokens
     added, rest = divmod(n_prompt - sum(own), len(writers))
     usage = {}
     for place, (writer, n_own) in enumerate(zip(writers, own, strict=True)):
         n_own += added + (place < rest)
-        spent = {"prompt_tokens": n_own, "completion_tokens": n_tokens} if together.calls else {}
-        cached = 0 if together.calls else n_own + n_tokens
-        usage[writer.name] = Usage(**spent, cached_tokens=cached, calls=together.calls, elapsed_s=together.elapsed_s)
+        spent = {"prompt_tokens": n_own, "completion_tokens": n_tokens} if batch.calls else {}
+        cached = 0 if batch.calls else n_own + n_tokens
+        usage[writer.name] = Usage(**spent, cached_tokens=cached, calls=batch.calls, elapsed_s=batch.elapsed_s)
     return usage
 
 
@@ -182,12 +182,12 @@ async def _in_step(
     text, n_tokens, reason = "", 0, "length"
     async with open_sessions(writers) as sessions:
         while n_tokens < question.max_tokens:
-            rows = await asyncio.gather(*(session.next_logprobs() for session in sessions))
+            rows = await together(_next(session) for session in sessions)
             token = pick(combine_rows(rows, weights, combine), question.temperature, chance)
             if any(token in session.ends for session in sessions):
                 reason = "stop"
                 break
-            pieces = await asyncio.gather(*(session.accept(token) for session in sessions))
+            pieces = await together(_accept(session, token) for session in sessions)
             text += pieces[0]
             n_tokens += 1
     return Together(
@@ -197,6 +197,14 @@ async def _in_step(
         weights=shares,
         usage={writer.name: writer.context.usage for writer in writers},
     )
+
+
+async def _next(session: Session) -> np.ndarray:
+    return await session.next_logprobs()
+
+
+async def _accept(session: Session, token: int) -> str:
+    return await session.accept(token)
 
 
 @asynccontextmanager

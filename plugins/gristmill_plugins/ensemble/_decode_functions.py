@@ -94,6 +94,8 @@ class _DecodeFunctions:
         if (candidates is None) == (members is None):
             raise FunctionError("choose takes members to ask, or candidates that have chosen")
         if candidates is not None:
+            if prompt is not None or system is not None or calibrate or min_answers is not None:
+                raise FunctionError("prompt, system, calibrate and min_answers are for `members` that are asked")
             given = named(candidates)
             return combine_choices(
                 given, choices or choices_of(given), how=how, weights=weights, temperatures=temperatures

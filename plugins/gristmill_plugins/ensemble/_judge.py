@@ -10,12 +10,13 @@ log-odds are averaged, which cancels a constant bias exactly.
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gristmill import FunctionError, Message, ModelHandle, Usage, Value
+from gristmill import Choice, FunctionError, Message, ModelHandle, Usage, Value
+
+from ._ask_together import together
 
 LEAST = 1e-9
 """Verdicts beyond a billionth all count the same."""
@@ -70,12 +71,16 @@ class Judge:
             return Verdict(0.0)
         if not self.swap:
             return Verdict(await self._odds_of_first(first, second))
-        one, other = await asyncio.gather(self._odds_of_first(first, second), self._odds_of_first(second, first))
+        one, other = await together([self._odds_of_first(first, second), self._odds_of_first(second, first)])
         return without_bias(one, other)
 
     async def _odds_of_first(self, first: str, second: str) -> float:
         choice = await self.handle.choose(self.messages([first, second]), ["A", "B"])
         return math.log(max(choice.probabilities["A"], LEAST)) - math.log(max(choice.probabilities["B"], LEAST))
+
+    async def best_of(self, messages: Sequence[Message], letters: Sequence[str]) -> Choice:
+        """Return which of several answers, under their letters, is the best."""
+        return await self.handle.choose(messages, letters)
 
     def messages(self, answers: Sequence[str]) -> tuple[Message, ...]:
         """Return what the judge reads: the question, the answers under letters, and what is asked of it."""

@@ -8,7 +8,6 @@ but the order of equals.
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import math
 from collections.abc import Mapping, Sequence
@@ -16,6 +15,7 @@ from typing import Literal
 
 from gristmill import Candidate, Usage, Value
 
+from ._ask_together import together
 from ._judge import LEAST, Judge, letter_of, sigmoid
 
 Method = Literal["pairwise", "listwise"]
@@ -44,7 +44,7 @@ class Ranking(Value):
 async def rank_pairwise(judge: Judge, candidates: Mapping[str, Candidate]) -> Ranking:
     """Compare every two answers, n (n - 1) / 2 comparisons, each in both orders unless the judge does not swap."""
     pairs = list(itertools.combinations(candidates, 2))
-    verdicts = await asyncio.gather(*(judge.compare(candidates[a].text, candidates[b].text) for a, b in pairs))
+    verdicts = await together(judge.compare(candidates[a].text, candidates[b].text) for a, b in pairs)
     wins: dict[str, dict[str, float]] = {name: {} for name in candidates}
     for (a, b), verdict in zip(pairs, verdicts, strict=True):
         wins[a][b], wins[b][a] = verdict.probability, 1 - verdict.probability
@@ -62,12 +62,8 @@ async def rank_listwise(judge: Judge, candidates: Mapping[str, Candidate]) -> Ra
     if len(names) == 1:
         return _in_order(candidates, {names[0]: 1.0})
     rotations = [names[start:] + names[:start] for start in range(len(names) if judge.swap else 1)]
-    choices = await asyncio.gather(
-        *(
-            judge.handle.choose(judge.messages([candidates[name].text for name in shown]), letters)
-            for shown in rotations
-        )
-    )
+    shown = [judge.messages([candidates[name].text for name in rotation]) for rotation in rotations]
+    choices = await together(judge.best_of(messages, letters) for messages in shown)
     logs = [[math.log(max(choice.probabilities[letter], LEAST)) for letter in letters] for choice in choices]
     return rotated_scores(candidates, rotations, logs)
 

@@ -7,7 +7,6 @@ tokens, so their vocabularies must be equal.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -15,6 +14,7 @@ from typing import Literal
 from gristmill import Context, Session
 
 from ._ask_member import MemberSpec, Question
+from ._ask_together import together
 from ._average import Together, Writer, check_vocabularies, make_writers, shares_of
 
 Unit = Literal["token", "word", "sentence"]
@@ -57,7 +57,7 @@ async def write_by_phrases(
     text, agreements, ended = "", [], False
     while not ended and len(tokens) < question.max_tokens:
         most = min(MOST_TOKENS[unit], question.max_tokens - len(tokens))
-        phrases = await asyncio.gather(*(_propose(writer, tokens, unit, most) for writer in writers))
+        phrases = await together(_propose(writer, tokens, unit, most) for writer in writers)
         winner, agreement = elect(phrases, [shares[writer.name] for writer in writers])
         agreements.append(agreement)
         tokens += winner.tokens

@@ -104,6 +104,8 @@ class _VoteFunctions:
         _one_of(candidates=candidates, rankings=rankings, **{"members or a prompt": members or prompt})
         if weights is not None and accuracies is not None:
             raise FunctionError("weights follow from accuracies: give one of them")
+        if prompt is None and members is None and (early_stop is not None or samples > 1 or min_answers is not None):
+            raise FunctionError("samples, early_stop and min_answers are for votes that ask `members` or a `prompt`")
         allowed = tuple(options or ())
         counting = Counting(rule, ties, seed, weights, accuracies, weigh_by, n_options=len(allowed) or 2)
 
