@@ -29,7 +29,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize(("code", "printed"), EXAMPLES, ids=["face", "agent", "clock", "client"])
+@pytest.mark.parametrize(("code", "printed"), EXAMPLES, ids=["face", "agent", "memory", "clock", "client"])
 def test_an_example_prints_what_the_page_says(folder: Path, code: str, printed: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=120, check=False

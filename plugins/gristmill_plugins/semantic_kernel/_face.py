@@ -17,6 +17,7 @@ from gristmill import GristmillError, Kernel
 from gristmill.interop import declare, function_offers, recipe_offer
 from gristmill_plugins.semantic_kernel._chat import GristmillChat
 from gristmill_plugins.semantic_kernel._functions import OfferedFunction, safe_name
+from gristmill_plugins.semantic_kernel._vectors import GristmillEmbedding, GristmillVectorStore
 
 RECIPES = "recipes"
 """The plugin whose functions are the recipes."""
@@ -83,6 +84,29 @@ class GristmillKernel(semantic_kernel.Kernel):
         """
         declared = self._kernel.recipe(recipe).recipe.models
         return {name: self._serve(model) for name, model in declared.items() if model.provider.makes == "model"}
+
+    def add_embedder(self, name: str, use: str = "wordllama", **arguments: Any) -> GristmillEmbedding:
+        """Add an embedder as the embedding service `name`, declared as under `models:`; nothing is loaded.
+
+        Raises:
+            PluginError: there is no such provider.
+            UsageError: it makes no embedder, or an argument is unknown, missing or of the wrong type.
+        """
+        service = GristmillEmbedding.of(self._kernel, name, self._kernel.embedder(use, arguments))
+        self.add_service(service, overwrite=True)
+        return service
+
+    def memory_store(
+        self, *, namespace: str = "default", embedder: GristmillEmbedding | None = None
+    ) -> GristmillVectorStore:
+        """Return gristmill's memory as a vector store; its collections are made by their first record.
+
+        Args:
+            namespace: keeps users apart.
+            embedder: makes the vectors of fields that are given as text; by default WordLlama.
+        """
+        chosen = embedder or GristmillEmbedding.of(self._kernel, "wordllama", self._kernel.embedder("wordllama"))
+        return GristmillVectorStore.of(self._kernel.memory.store, namespace, chosen)
 
     def _serve(self, declaration: Any) -> GristmillChat:
         service = GristmillChat.of(self._kernel, declaration)
