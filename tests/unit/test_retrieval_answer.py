@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from gristmill import FunctionError, GenerateRequest, Kernel, Passage, RunError, StepNoted
 from gristmill.testing import FakeModel, FakePlugin, check_plugin
 from gristmill_plugins.retrieval._answer import NOT_FOUND, grounding, refuses
-from gristmill_plugins.retrieval._answer_context import ends_first, quoted
+from gristmill_plugins.retrieval._answer_context import best_at_ends, quoted
 from gristmill_plugins.retrieval._answer_functions import AnswerFunctions
 from gristmill_plugins.retrieval._answer_text import content_words, coverage, rarity, sentences
 from gristmill_plugins.retrieval._prompts import prompt
@@ -130,11 +130,11 @@ def test_an_empty_not_found_is_refused(run: Callable[..., Any]) -> None:
 
 
 def test_the_best_stand_at_both_ends_under_their_own_numbers(run: Callable[..., Any], fake: FakePlugin) -> None:
-    assert ends_first([1, 2, 3, 4, 5]) == [1, 3, 5, 4, 2]
+    assert best_at_ends([1, 2, 3, 4, 5]) == [2, 4, 5, 3, 1]
     found = [{"text": f"text {n}", "source": f"{n}.md"} for n in range(1, 5)]
     run(found)
     body = asked(fake).messages[-1].content
-    assert [body.index(f"[{n}] {n}.md\n> text {n}") for n in (1, 3, 4, 2)] == sorted(
+    assert [body.index(f"[{n}] {n}.md\n> text {n}") for n in (2, 4, 3, 1)] == sorted(
         body.index(f"[{n}] {n}.md") for n in range(1, 5)
     )
 
