@@ -485,7 +485,7 @@ def test_a_cancelled_run_keeps_its_lock_until_its_last_write_is_done(
 
     def slowly(self: IndexFile, *arguments: Any) -> Any:
         entered.set()
-        assert let_go.wait(60)
+        assert let_go.wait(600)
         return publish(self, *arguments)
 
     monkeypatch.setattr(IndexFile, "publish", slowly)
@@ -497,7 +497,7 @@ def test_a_cancelled_run_keeps_its_lock_until_its_last_write_is_done(
         notes: list[str] = []
         one = build.Build(index, plan, found, notes.append)
         running = asyncio.ensure_future(one.run(Stand(), {}, found.sources))
-        assert await asyncio.to_thread(entered.wait, 60)
+        assert await asyncio.to_thread(entered.wait, 600)
         running.cancel()
         done, _ = await asyncio.wait([running], timeout=0.1)
         assert not done

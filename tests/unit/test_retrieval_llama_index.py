@@ -366,7 +366,7 @@ def test_splitting_downloads_nothing_and_a_search_of_an_index_imports_no_llama_i
     told = {}
     for name, code in (("first", OFFLINE), ("again", COLD)):
         ended = subprocess.run(
-            [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=120, check=False
+            [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=600, check=False
         )
         assert ended.returncode == 0, ended.stderr
         told[name] = json.loads(ended.stdout)
