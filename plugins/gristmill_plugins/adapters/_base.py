@@ -70,7 +70,9 @@ def load_base(path: Path, options: TrainOptions, *, device: str, precision: str,
         torch.set_num_threads(options.threads)
     dtype = torch.float32 if precision == "float32" else torch.bfloat16
     try:
-        base = AutoModelForCausalLM.from_pretrained(str(path.parent), gguf_file=path.name, dtype=dtype)
+        base = AutoModelForCausalLM.from_pretrained(
+            str(path.parent), gguf_file=path.name, dtype=dtype, local_files_only=True, **_dequantised()
+        )
     except (ValueError, KeyError, NotImplementedError) as error:
         raise FunctionError(f"transformers cannot read {path} to train on it: {error}") from error
     if precision == "nf4":
@@ -82,6 +84,15 @@ def load_base(path: Path, options: TrainOptions, *, device: str, precision: str,
         target_modules=list(options.targets), layers_to_transform=layers, bias="none", task_type="CAUSAL_LM",
     )  # fmt: skip
     return get_peft_model(base, config)
+
+
+def _dequantised() -> dict[str, Any]:
+    """Return what makes transformers unpack every weight; since 5.23 it would look for kernels on the hub first."""
+    try:
+        from transformers import GgufConfig
+    except ImportError:
+        return {}
+    return {"quantization_config": GgufConfig(dequantize=True)}
 
 
 def _to_nf4(model: Any) -> None:

@@ -148,7 +148,7 @@ async def _encode(
         path, end = Path(header["path"]), header["metadata"].get("tokenizer.ggml.eos_token_id", min(ends))
         train, rest = (encode_texts(path, part, end=end, most=options.max_tokens) for part in (shown, held))
         return train, rest
-    model = llama().llama(model=base, context_tokens=max(512, 2 * options.max_tokens))
+    model = llama().llama(model=base, context_tokens=max(512, 2 * options.max_tokens), threads=options.threads)
     try:
         found = await encode_chats(model, [*shown, *held], system=options.system, ends=ends)
     finally:
@@ -267,7 +267,7 @@ def _peak_bytes() -> int:
 
 async def before_and_after(base: str, adapter: Path, ready: Prepared, options: TrainOptions) -> tuple[Measured, ...]:
     """Return how often the base is right with nothing, with examples in the prompt, and with the adapter."""
-    model: Model = llama().llama(model=base, adapters={"trained": str(adapter)})
+    model: Model = llama().llama(model=base, adapters={"trained": str(adapter)}, threads=options.threads)
     shots = pick_shots(ready.shown, options.shots, options.seed)
     ways: list[tuple[str, list[Example], dict[str, float]]] = [("zero-shot", [], {})]
     if shots:
