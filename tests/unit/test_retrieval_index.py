@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import os
 import shutil
 import sqlite3
@@ -128,6 +129,17 @@ def sources(found: Sequence[Passage]) -> set[str]:
 
 def test_the_plugin_keeps_the_contract() -> None:
     check_plugin("retrieval", RetrievalPlugin())
+
+
+def test_the_doctor_says_what_can_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    (line,) = RetrievalPlugin().doctor()
+    assert line.status == "ok"
+    assert ".pdf" in line.detail
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "pypdf" else find_spec(name))
+    (line,) = RetrievalPlugin().doctor()
+    assert (line.status, line.mend) == ("note", 'pip install "gristmill[retrieval]"')
+    assert line.detail == "pypdf not installed: long texts, PDF and DOCX cannot be indexed"
 
 
 def test_documents_are_indexed_when_first_searched_and_embedded_once(desk: Desk) -> None:

@@ -11,11 +11,27 @@ LlamaIndex is imported when a file has to be split, or is a PDF or DOCX; a searc
 
 from __future__ import annotations
 
+import importlib.metadata
+import importlib.util
+
+from gristmill import DoctorLine
 from gristmill_plugins.retrieval._answer_functions import AnswerFunctions
 from gristmill_plugins.retrieval._index_functions import IndexFunctions
+from gristmill_plugins.retrieval._readers import INSTALL, READERS
+
+_NEEDED = ("llama_index", "pypdf", "docx2txt")
 
 
 class RetrievalPlugin(IndexFunctions, AnswerFunctions):
     """Documents become passages: indexed, searched, answered from and checked."""
 
     plugin_api = 1
+
+    def doctor(self) -> list[DoctorLine]:
+        """Say whether documents of every kind can be read."""
+        missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+        if missing:
+            told = f"{', '.join(missing)} not installed: long texts, PDF and DOCX cannot be indexed"
+            return [DoctorLine(status="note", what="documents", detail=told, mend=INSTALL)]
+        version = importlib.metadata.version("llama-index-core")
+        return [DoctorLine(status="ok", what="documents", detail=f"llama-index-core {version}: {' '.join(READERS)}")]
