@@ -316,6 +316,7 @@ def test_members_weigh_what_they_say_of_themselves(bench: Bench) -> None:
     [
         ("prompt: x, early_stop: 0.4", "early_stop is 'certain', or a probability above 0.5 and below 1; this is 0.4"),
         ("prompt: x, early_stop: certain, rule: borda", "early_stop works with the rule 'majority', not with 'borda'"),
+        ("prompt: x, early_stop: certain, weigh_by: probability", "early_stop cannot weigh by probability"),
         ("members: {a: {prompt: x}}, weights: {b: 1}", "member 'a' has no weight; there are weights for ['b']"),
     ],
 )

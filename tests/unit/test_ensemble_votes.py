@@ -303,9 +303,17 @@ def test_log_probabilities_weigh_whole_texts_or_their_tokens() -> None:
     long = Candidate(text="long", logprob=math.log(0.5), n_tokens=4)
     short = Candidate(text="short", logprob=math.log(0.6), n_tokens=1)
     election = hold_election(named({"l": long, "s": short}), "text")
-    assert count_votes(election, Counting(weigh_by="probability")).tally == pytest.approx({"short": 0.6, "long": 0.5})
+    assert count_votes(election, Counting(weigh_by="probability")).tally == pytest.approx({"short": 1, "long": 5 / 6})
     by_token = count_votes(election, Counting(weigh_by="mean_probability")).tally
     assert by_token == pytest.approx({"long": 0.5**0.25, "short": 0.6})
+
+
+def test_texts_too_long_for_a_probability_are_still_weighed() -> None:
+    election = hold_election(
+        named([Candidate(text="x", logprob=-2000.0), Candidate(text="y", logprob=-2001.0)]), "text"
+    )
+    vote = count_votes(election, Counting(weigh_by="probability"))
+    assert vote.tally == pytest.approx({"x": 1.0, "y": math.exp(-1)})
 
 
 def test_probabilities_are_ballots_for_the_rules_that_rank() -> None:

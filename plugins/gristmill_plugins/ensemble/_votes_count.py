@@ -63,7 +63,10 @@ def count_votes(election: Election, counting: Counting) -> Vote:
     if not election.ballots:
         return Vote(winner=None, tally={}, agreement=0.0, abstained=election.abstained)
     if not any(weights.values()):
-        raise FunctionError("every vote weighs nothing", hint="give a member a weight above 0; one that is no better than guessing has none")
+        raise FunctionError(
+            "every vote weighs nothing",
+            hint="give a member a weight above 0; one that is no better than guessing has none",
+        )
     ballots: Weighted = [(Fraction(weights[b.member]), b.ranking) for b in election.ballots]
     outcome = RULES[counting.rule](ballots, election.options)
     winner = _break_tie(outcome.winners, election, counting)
@@ -93,7 +96,11 @@ def ballot_weights(election: Election, counting: Counting) -> dict[str, float]:
             f"there are weights for {', '.join(map(repr, sorted(own or {})))}",
             hint="weights are by the member's name; those of candidates without a source are '1', '2', ...",
         )
-    return {b.member: (1.0 if own is None else own[b.source]) * _answer_weight(b, counting) for b in election.ballots}
+    likeliest = max((b.logprob for b in election.ballots if b.logprob is not None), default=0.0)
+    return {
+        b.member: (1.0 if own is None else own[b.source]) * _answer_weight(b, counting.weigh_by, likeliest)
+        for b in election.ballots
+    }
 
 
 def accuracy_weights(accuracies: Mapping[str, float], n_options: int) -> dict[str, float]:
@@ -112,10 +119,11 @@ def accuracy_weights(accuracies: Mapping[str, float], n_options: int) -> dict[st
     return weights
 
 
-def _answer_weight(ballot: Ballot, counting: Counting) -> float:
-    if counting.weigh_by == "one":
+def _answer_weight(ballot: Ballot, weigh_by: WeighBy, likeliest: float) -> float:
+    """Return 1, or a probability; those of whole texts are relative to the likeliest, as they may be below 1e-300."""
+    if weigh_by == "one":
         return 1.0
-    if counting.weigh_by == "confidence":
+    if weigh_by == "confidence":
         if ballot.confidence is None:
             raise FunctionError(f"{ballot.member!r} gave no probability for its answer: it cannot be weighed by it")
         return ballot.confidence
@@ -124,8 +132,9 @@ def _answer_weight(ballot: Ballot, counting: Counting) -> float:
             f"{ballot.member!r} gave no log-probability",
             hint="ask with `top_logprobs: 0`, or let ensemble.vote ask: it takes `prompt` and `members`",
         )
-    n = max(ballot.n_tokens or 1, 1) if counting.weigh_by == "mean_probability" else 1
-    return math.exp(ballot.logprob / n)
+    if weigh_by == "probability":
+        return math.exp(ballot.logprob - likeliest)
+    return math.exp(ballot.logprob / max(ballot.n_tokens or 1, 1))
 
 
 def _break_tie(winners: frozenset[str], election: Election, counting: Counting) -> str | None:

@@ -60,6 +60,11 @@ class Poll:
             return
         if counting.rule != "majority":
             raise FunctionError(f"early_stop works with the rule 'majority', not with {counting.rule!r}")
+        if counting.weigh_by == "probability":
+            raise FunctionError(
+                "early_stop cannot weigh by probability: one likelier text to come may outweigh all",
+                hint="weigh_by: mean_probability can",
+            )
         if isinstance(stop, float | int) and not 0.5 < stop < 1:
             raise FunctionError(f"early_stop is 'certain', or a probability above 0.5 and below 1; this is {stop}")
 
