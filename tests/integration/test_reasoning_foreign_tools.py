@@ -12,8 +12,10 @@ pytest.importorskip("semantic_kernel", reason='needs the extra: pip install "gri
 pytest.importorskip("mcp", reason='needs the extra: pip install "gristmill[semantic-kernel]"')
 
 from semantic_kernel.functions import kernel_function
+from typer.testing import CliRunner
 
 from gristmill import GenerateRequest, Kernel
+from gristmill._cli import _app
 from gristmill._settings import load_settings
 from gristmill.testing import FakePlugin
 
@@ -25,6 +27,7 @@ server = FastMCP("mill")
 
 @server.tool()
 def price(item: str) -> str:
+    "Tell a price."
     return {"rye": "3 dollars", "oats": "4 dollars"}[item]
 
 
@@ -39,17 +42,19 @@ steps:
     with:
       question: What is rye?
       tools:
-        - use: semantic_kernel.call_tool
+        - PRICE
+        - {use: shop.discount}
+output: ${agent.turns}
+"""
+SYNCED = "{use: mill.price}"
+UNSYNCED = """use: semantic_kernel.call_tool
           with: {server: mill, tool: price}
           as: price
           description: Tells prices.
           schema:
             type: object
             properties: {arguments: {type: object, properties: {item: {type: string}}, required: [item]}}
-            required: [arguments]
-        - {use: shop.discount}
-output: ${agent.turns}
-"""
+            required: [arguments]"""
 
 
 class Shop:
@@ -66,17 +71,23 @@ def answers(request: GenerateRequest, _: int) -> str:
         return json.dumps({"thought": "t", "answer": asked.removeprefix("Observation: ")})
     if "3 dollars" in asked:
         return json.dumps({"thought": "t", "tool": "discount", "arguments": {"price": "3 dollars"}})
-    return json.dumps({"thought": "t", "tool": "price", "arguments": {"arguments": {"item": "rye"}}})
+    nested = '"arguments"' in request.messages[0].content.split("- price: ")[1].splitlines()[0]
+    arguments = {"arguments": {"item": "rye"}} if nested else {"item": "rye"}
+    return json.dumps({"thought": "t", "tool": "price", "arguments": arguments})
 
 
+@pytest.mark.parametrize("price", [SYNCED, UNSYNCED], ids=["synced", "by name"])
 def test_tools_of_an_mcp_server_and_of_semantic_kernel_are_called_alike(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, price: str
 ) -> None:
     (tmp_path / "server.py").write_text(SERVER)
-    (tmp_path / "r.yaml").write_text(RECIPE)
+    (tmp_path / "r.yaml").write_text(RECIPE.replace("PRICE", price))
     declared = f"command = {json.dumps(sys.executable)}\nargs = [{json.dumps(str(tmp_path / 'server.py'))}]\n"
     (tmp_path / "gristmill.toml").write_text(f"[plugin.semantic_kernel.servers.mill]\n{declared}")
     monkeypatch.chdir(tmp_path)
+    if price is SYNCED:
+        done = CliRunner().invoke(_app.app, ["plugins", "sync"])
+        assert done.exit_code == 0, done.output
     plugins = {"fake": FakePlugin(answers=answers), "shop": Shop()}
     with Kernel(plugins=plugins, cache=False, settings=load_settings(tmp_path)) as kernel:
         turns = kernel.recipe("./r.yaml").run().output
