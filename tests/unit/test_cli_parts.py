@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from gristmill import FunctionError, Kernel, UsageError, function
+from gristmill._cli import _app, main
 from gristmill._cli._doctor import examine
+from gristmill._cli._extras import extra_of
 from gristmill._cli._inputs import read_inputs, read_overrides
 from gristmill._cli._live import LiveView, PlainView, View, make_view
 from gristmill._events import (
@@ -179,3 +181,25 @@ def test_a_commands_own_file_is_read_as_recipes_are(tmp_path: Path) -> None:
         read_document(path)
     with pytest.raises(UsageError, match="cannot be read"):
         read_document(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize(
+    ("module", "extra"),
+    [("rouge_score.rouge_scorer", "evaluation"), ("sklearn.linear_model", "ensemble"), ("llama_cpp", "llama"),
+     ("llama_index.core", "retrieval"), ("qdrant_client", "qdrant"), ("torch", "train"), ("ray", "ray"), ("json5", None)],
+)  # fmt: skip
+def test_a_missing_library_is_named_with_the_extra_that_brings_it(module: str, extra: str | None) -> None:
+    assert extra_of(module) == extra
+
+
+def test_a_command_that_misses_a_library_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def lacking() -> None:
+        raise ModuleNotFoundError("No module named 'rouge_score'", name="rouge_score")
+
+    monkeypatch.setattr(_app, "app", lacking)
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 2
+    assert 'rouge_score is not installed\n  pip install "gristmill[evaluation]"' in capsys.readouterr().err

@@ -24,3 +24,10 @@ def main() -> None:
     except GristmillError as error:
         print(f"gristmill: error: {error}" if str(error).count("\n") < 3 else str(error), file=sys.stderr)
         sys.exit(error.exit_code)
+    except ModuleNotFoundError as error:
+        from gristmill._cli._extras import extra_of
+
+        if (extra := extra_of(error.name or "")) is None:
+            raise
+        print(f'gristmill: error: {error.name} is not installed\n  pip install "gristmill[{extra}]"', file=sys.stderr)
+        sys.exit(2)
