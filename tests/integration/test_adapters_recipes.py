@@ -52,7 +52,7 @@ def test_lora_switch_uses_two_adapters_and_none_on_one_engine(tmp_path: Path) ->
 
 
 def test_lora_blend_moves_from_one_adapter_to_the_other(tmp_path: Path) -> None:
-    output = run(beside(tmp_path, "lora_blend", spam=1, intent=2), message="Win a prize").output
+    output = run(beside(tmp_path, "lora_blend", first=1, second=2), message="Win a prize").output
     assert len(output["spam"]) == len(output["shares"]) == 5
     assert len({round(share, 4) for share in output["spam"]}) == 5
 

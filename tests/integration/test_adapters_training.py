@@ -219,6 +219,17 @@ def test_a_run_that_was_killed_goes_on_to_the_same_adapter(tiny: Path, tmp_path:
     assert steps == sorted(steps)
 
 
+def test_a_run_that_was_stopped_while_it_was_measured_is_measured_without_training_again(
+    tiny: Path, tmp_path: Path
+) -> None:
+    first = train(tiny, tmp_path, epochs=1)
+    (folder_of(tmp_path / "out.gguf") / "report.json").unlink()
+    again = train(tiny, tmp_path, epochs=1)
+    assert again.model_copy(update={"peak_bytes": 0}) == first.model_copy(update={"peak_bytes": 0})
+    with pytest.raises(UsageError, match="exists already"):
+        train(tiny, tmp_path, epochs=1)
+
+
 def test_another_runs_folder_is_not_gone_on_from(tiny: Path, tmp_path: Path) -> None:
     train(tiny, tmp_path, epochs=0.2, measure=0)
     (tmp_path / "out.gguf").unlink()

@@ -77,7 +77,7 @@ class Loop:
             self.curve.add(step=0, held_out=self.progress.first_loss)
             self._save_best()
         self.model.train()
-        end: Stop | None = None
+        end = (self._end(steps) or self._impatient()) if self.progress.step else None  # it may have been over already
         while end is None:
             began = time.monotonic()
             loss = self._step(optimiser, steps)

@@ -92,7 +92,8 @@ async def prepare(base: str, data: Path, output: Path, options: TrainOptions, *,
         ModelError: the base cannot be used.
     """
     check_options(options)
-    refuse_existing(output)
+    if not _was_not_measured(output):
+        refuse_existing(output)
     header = llama().read_gguf(base)
     columns = Columns(options.prompt, options.completion, options.text)
     shown, held_out = split(read_examples(data, columns), options.holdout, options.seed)
@@ -126,6 +127,12 @@ async def prepare(base: str, data: Path, output: Path, options: TrainOptions, *,
     )
     asked = tests[: options.measure] if options.text is None else []
     return Prepared(plan, header, fits, held, shown, asked)
+
+
+def _was_not_measured(output: Path) -> bool:
+    """Return whether a run wrote its adapter and was stopped before its report, so that it may write it again."""
+    folder = folder_of(output)
+    return output.exists() and (folder / "plan.json").exists() and not (folder / "report.json").exists()
 
 
 def _resumes_at(folder: Path) -> int:
@@ -184,6 +191,8 @@ def train_adapter(
     folder = _open_folder(folder_of(output), ready.plan, restart=restart)
     report = _fit(ready, options, folder, on_step, on_stage, cancelled)
     on_stage("converting to GGUF")
+    if _was_not_measured(output):
+        output.unlink()
     info = convert_adapter(folder / "peft", base, output)
     if ready.asked:
         on_stage(f"asking {len(ready.asked)} held-out examples: as it was, with examples, with the adapter")
