@@ -8,7 +8,7 @@ DATA holds `dev/*.jsonl`, and `train/*.jsonl` where there is one. Each technique
 user would run it. Rows are drawn in one fixed random order; examples and what is fitted come from `train`, or else from
 rows that are never asked.
 
-What a technique costs is measured on the first ten rows, with an empty prompt cache and the engine loaded: tokens,
+What a technique costs is measured on the first five rows, with an empty prompt cache and the engine loaded: tokens,
 calls, processor seconds of all processes (on a machine with other work they say more than the clock), and the calls
 that are left when the same rows are run again. Its answers to all rows go through a cache that all techniques share,
 since many ask the same thing; that changes no answer.
@@ -41,7 +41,7 @@ from gristmill import Kernel, PromptCache, RecipeError, RunError, RunnableRecipe
 
 RESULTS = Path(__file__).parent / "results" / "techniques.json"
 BATCH = 20
-COST_ROWS = 10
+COST_ROWS = 5
 AT_ONCE = 4
 ATTEMPTS = 4
 DRAWS = 10_000
@@ -95,6 +95,7 @@ def main() -> None:
     parser.add_argument("--generative-rows", type=int, default=30, help="rows of techniques that write text")
     parser.add_argument("--task", action="append", default=[], choices=TASKS, help="only this task; may be repeated")
     parser.add_argument("--technique", action="append", default=[], choices=TECHNIQUES, help="only this technique")
+    parser.add_argument("--minutes", type=float, help="begin nothing more after so long; the same command goes on")
     parser.add_argument("--report", action="store_true", help="print the tables and run nothing")
     arguments = parser.parse_args()
     file: Path = arguments.results
@@ -103,7 +104,10 @@ def main() -> None:
         if arguments.data is None:
             parser.error("--data is needed to run anything")
         wanted = Wanted(arguments.rows, arguments.generative_rows, arguments.task, arguments.technique)
+        end = time.monotonic() + 60 * (arguments.minutes or float("inf"))
         for task, technique, n in wanted.pairs():
+            if time.monotonic() > end:
+                break
             run_pair(task, technique, n, Places(arguments.data, arguments.work, file), results)
     print(report(results))
 
@@ -114,7 +118,7 @@ def run_pair(task: Task, technique: Technique, n: int, places: Places, results: 
     record = results.get(key) or {"right": ""}
     rows, pool = task.load(places.data)
     rows = rows[:n]
-    if len(record["right"]) >= len(rows):
+    if len(record["right"]) >= len(rows) and "cost" in record:
         return
     folder = places.work / task.name / technique.name
     folder.mkdir(parents=True, exist_ok=True)
