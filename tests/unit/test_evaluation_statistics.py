@@ -72,6 +72,19 @@ def test_the_bootstrap_of_any_figure_agrees_with_that_of_a_mean_and_says_when_th
     assert math.isnan(mean_interval([]).high)
 
 
+def test_rows_of_one_cluster_are_drawn_together() -> None:
+    seen: list[list[int]] = []
+
+    def of(rows: Sequence[int]) -> float:
+        seen.append(list(rows))
+        return float(len(rows))
+
+    bootstrap_interval(of, 6, clusters=[[0, 1, 2], [3], [4, 5]], resamples=50)
+    for rows in seen[1:]:
+        assert rows.count(0) == rows.count(1) == rows.count(2)
+        assert rows.count(4) == rows.count(5)
+
+
 def test_an_interval_of_a_largest_difference_holds_the_figure_itself() -> None:
     chance = np.random.default_rng(4)
     answers, groups = chance.integers(0, 6, 120), chance.integers(0, 2, 120)

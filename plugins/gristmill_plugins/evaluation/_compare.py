@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from itertools import combinations
 from typing import Any
 
-from gristmill_plugins.evaluation._evaluate import Evaluated, figure_of
+from gristmill_plugins.evaluation._evaluate import Evaluated, clusters, figure_of
 from gristmill_plugins.evaluation._metrics import METRICS, Metric
 from gristmill_plugins.evaluation._statistics import (
     Interval,
@@ -105,23 +105,26 @@ def _set_difference(metric: Metric, first: Evaluated, second: Evaluated, seed: i
     observed = gap(range(n))
     if observed is None:
         return None
-    interval = bootstrap_interval(gap, n, seed=seed, resamples=metric.resamples)
-    p = _swapped(metric, first, second, observed, seed)
+    together = clusters(metric, first.samples)
+    interval = bootstrap_interval(gap, n, clusters=together, seed=seed, resamples=metric.resamples)
+    p = _swapped(metric, first, second, observed, together or [[row] for row in range(n)], seed)
     return Difference(metric.name, first.name, second.name, observed, interval, "paired permutation", p, p,
                       0, 0, 0, metric.lower_is_better)  # fmt: skip
 
 
-def _swapped(metric: Metric, first: Evaluated, second: Evaluated, observed: float, seed: int) -> float:
+def _swapped(
+    metric: Metric, first: Evaluated, second: Evaluated, observed: float, together: Sequence[Sequence[int]], seed: int
+) -> float:
     import random
 
     assert metric.figure is not None
     chance, hits, drawn = random.Random(seed), 0, 0
     for _ in range(metric.resamples):
-        ours, theirs = [], []
-        for x, y in zip(first.samples, second.samples, strict=True):
-            swapped = chance.random() < 0.5
-            ours.append(y if swapped else x)
-            theirs.append(x if swapped else y)
+        ours, theirs = list(first.samples), list(second.samples)
+        for rows in together:
+            if chance.random() < 0.5:
+                for row in rows:
+                    ours[row], theirs[row] = theirs[row], ours[row]
         a, b = metric.figure(ours), metric.figure(theirs)
         if a is not None and b is not None:
             drawn += 1

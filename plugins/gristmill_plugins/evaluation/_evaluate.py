@@ -296,8 +296,9 @@ def _set_figure(metric: Metric, repeats: Sequence[Sequence[Sample]], rows: Seque
     def of(indices: Sequence[int]) -> float | None:
         return figure_of(metric, repeats, [rows[i] for i in indices])
 
-    interval = bootstrap_interval(of, len(rows), seed=seed, resamples=metric.resamples)
-    possible = Interval(max(metric.least, interval.low), interval.high)  # an error below 0 there is not
+    drawn_from = clusters(metric, [repeats[0][i] for i in rows])
+    interval = bootstrap_interval(of, len(rows), clusters=drawn_from, seed=seed, resamples=metric.resamples)
+    possible = Interval(max(metric.least, interval.low), min(metric.most, interval.high))
     return Figure(metric.name, of(range(len(rows))), possible, len(rows), metric.lower_is_better)
 
 
@@ -306,6 +307,16 @@ def value_of(metric: Metric, samples: Sequence[Sample]) -> float | None:
     if metric.row is None:
         return figure_of(metric, [samples], range(len(samples)))
     return _mean_of([metric.row(sample) for sample in samples])
+
+
+def clusters(metric: Metric, samples: Sequence[Sample]) -> list[list[int]] | None:
+    """Return which rows are drawn together: those of one pair, for a metric of pairs."""
+    if "pair" not in metric.needs:
+        return None
+    members: dict[str | None, list[int]] = {}
+    for index, sample in enumerate(samples):
+        members.setdefault(sample.pair, []).append(index)
+    return list(members.values())
 
 
 def figure_of(metric: Metric, repeats: Sequence[Sequence[Sample]], rows: Sequence[int]) -> float | None:

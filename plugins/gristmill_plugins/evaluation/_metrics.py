@@ -30,6 +30,8 @@ class Metric:
     needs: tuple[str, ...] = ()
     lower_is_better: bool = False
     least: float = 0.0
+    most: float = 1.0
+    """What a set metric can be; intervals end there."""
     resamples: int = 1_000
     """How often a set metric is computed for an interval, and again for a test."""
 
@@ -144,7 +146,7 @@ _ALL = (
     Metric("ece", "expected calibration error, 10 bins", figure=_confident(sets.expected_calibration_error), needs=_C,
            lower_is_better=True),
     Metric("brier", "Brier score over all labels, from 0 to 2", figure=_brier, needs=("expected", "probabilities"),
-           lower_is_better=True),
+           lower_is_better=True, most=2.0),
     Metric("selective_accuracy", "accuracy of the 80% of answers with the highest confidence",
            figure=_confident(lambda c, r: sets.selective_accuracy(c, r, 0.8)), needs=_C),
     Metric("accuracy_coverage_auc", "area under the accuracy-coverage curve",

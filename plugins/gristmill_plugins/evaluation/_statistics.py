@@ -78,9 +78,13 @@ def wilson(successes: int, n: int) -> Interval:
     return Interval(max(0.0, middle - half), min(1.0, middle + half))
 
 
-def bootstrap_interval(statistic: Callable[[Sequence[int]], float | None], n: int, *, seed: int = 0,
-                       resamples: int = 1_000) -> Interval:  # fmt: skip
+def bootstrap_interval(
+    statistic: Callable[[Sequence[int]], float | None], n: int, *, clusters: Sequence[Sequence[int]] | None = None,
+    seed: int = 0, resamples: int = 1_000,
+) -> Interval:  # fmt: skip
     """Return the interval of any figure of n rows: `statistic` gets row indices, drawn with replacement.
+
+    With `clusters`, rows of one cluster (an original and its perturbed forms) are drawn together.
 
     Percentiles, less the bootstrap's estimate of bias (Efron and Tibshirani 1993, chapter 10): a calibration error or a
     largest difference is greater in resamples than in the rows they are drawn from, and its bare percentiles may lie
@@ -93,11 +97,13 @@ def bootstrap_interval(statistic: Callable[[Sequence[int]], float | None], n: in
     if observed is None or not math.isfinite(observed):
         return Interval(math.nan, math.nan)
     chance = np.random.default_rng(seed)
-    drawn = (statistic(chance.integers(0, n, n).tolist()) for _ in range(resamples))
+    whole = clusters if clusters is not None else [(row,) for row in range(n)]
+    draws = (chance.integers(0, len(whole), len(whole)).tolist() for _ in range(resamples))
+    drawn = (statistic([row for place in places for row in whole[place]]) for places in draws)
     figures = [figure for figure in drawn if figure is not None and math.isfinite(figure)]
     if len(figures) < resamples // 2:
         return Interval(math.nan, math.nan)
-    interval = _quantiles(np.asarray(figures), n)
+    interval = _quantiles(np.asarray(figures), len(whole))
     bias = math.fsum(figures) / len(figures) - observed
     return Interval(interval.low - bias, interval.high - bias)
 
