@@ -186,7 +186,8 @@ def test_a_commands_own_file_is_read_as_recipes_are(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("module", "extra"),
     [("rouge_score.rouge_scorer", "evaluation"), ("sklearn.linear_model", "ensemble"), ("llama_cpp", "llama"),
-     ("llama_index.core", "retrieval"), ("qdrant_client", "qdrant"), ("torch", "train"), ("ray", "ray"), ("json5", None)],
+     ("llama_index.core", "retrieval"), ("qdrant_client", "qdrant"), ("torch", "train"), ("ray", "ray"),
+     ("json5", None)],
 )  # fmt: skip
 def test_a_missing_library_is_named_with_the_extra_that_brings_it(module: str, extra: str | None) -> None:
     assert extra_of(module) == extra
