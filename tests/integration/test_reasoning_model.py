@@ -45,12 +45,13 @@ def test_whatever_is_asked_a_small_models_call_parses(kernel: Kernel, tmp_path: 
 
 
 def test_samples_share_one_call_of_the_model(kernel: Kernel, tmp_path: Path) -> None:
-    given = "{question: How many legs has a spider?, samples: 3, max_tokens: 30}"
+    given = "{question: How many legs has a spider?, samples: 3, max_tokens: 30, logprobs: true}"
     step = f"    use: reasoning.chain_of_thought\n    with: {given}\n"
     result = run(kernel, tmp_path, step)
     calls = [event for event in result.trace if isinstance(event, ModelCalled)]
     assert [call.n_samples for call in calls] == [3]
     assert len({chain.reasoning for chain in result.output}) > 1
+    assert all(chain.logprob < 0 and 1 <= chain.n_tokens <= 31 for chain in result.output)
 
 
 def test_a_tree_goes_back_where_no_leaf_is_accepted(kernel: Kernel, tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ Finish = Annotated[
 ]
 AnswerKind = Annotated[Kind, "What kind of answer to find; auto takes a letter if there are options."]
 Options = Annotated[list[str] | None, "The texts of a multiple choice; they are shown as (A), (B), ..."]
-Logprobs = Annotated[bool, "Give each chain its mean log-probability for each token, for votes that weigh by it."]
+Logprobs = Annotated[bool, "Give each chain its log-probability, for votes that weigh by it."]
 
 
 class Example(Value):
@@ -60,7 +60,10 @@ class Example(Value):
 
 
 class Chain(Candidate):
-    """One chain of thought and its answer. `text` is the answer, or the whole chain where none was found."""
+    """One chain of thought and its answer. `text` is the answer, or the whole chain where none was found.
+
+    `logprob` is the whole chain's; divided by `n_tokens` it is what Wang et al. 2022 weigh votes by (section 2).
+    """
 
     reasoning: str
     """What the model wrote."""
@@ -223,7 +226,8 @@ def _chain(completion: Completion, answer: Answer, chosen: Choice | None, reques
     return Chain(
         text=answer.text if answer.found else completion.text.strip(),
         probabilities=chosen.probabilities if chosen else None,
-        logprob=sum(token.logprob for token in logprobs) / len(logprobs) if logprobs else None,
+        logprob=sum(token.logprob for token in logprobs) if logprobs else None,
+        n_tokens=len(logprobs) or None,
         reasoning=completion.text,
         found=answer.found,
         value=answer.value,
