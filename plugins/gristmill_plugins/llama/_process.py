@@ -25,8 +25,9 @@ from typing import Any, BinaryIO, cast
 from gristmill import BusyError, GristmillError, ModelError
 from gristmill_plugins.llama import _protocol
 
-SILENCE_S = 8.0
-"""A process with work says that it is alive every second; one that is silent for so long hangs."""
+SILENCE_S = 30.0
+"""A process with work says that it is alive every second; one that is silent for so long hangs. On two cores with 13
+processes at work, a healthy one was seen silent for 8 seconds."""
 STEP_S = 300.0
 """A process that says so, but has been at one step for this long, is caught in native code. A step is at most one
 batch; a model that reads 256 tokens more slowly than this is of no use."""
