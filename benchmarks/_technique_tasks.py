@@ -15,7 +15,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
 
-POOL = 60
+POOL = 40
 """Rows that examples and fits come from."""
 
 
