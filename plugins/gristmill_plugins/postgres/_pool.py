@@ -133,6 +133,7 @@ class Pool:
                 bring_up_to_date(connection, place.schema, place.name)
                 self._ready = True
             register_vector(connection)
+            connection.execute("SET jit = off")  # compiling a search takes longer than any of them runs
         except BaseException:
             connection.close()
             raise

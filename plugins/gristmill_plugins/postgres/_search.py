@@ -25,24 +25,22 @@ WITH found AS MATERIALIZED (
     SELECT number, words, n_words, (expires IS NULL OR expires > %(now)s) {where} AS fits
     FROM {schema}.records WHERE words @@ %(any)s::tsquery AND collection = %(collection)s
 ), asked AS (
-    SELECT * FROM unnest(%(numbers)s::int[], %(queries)s::text[]) AS t (word, query)
-), parts AS (
-    SELECT * FROM unnest(%(part_of)s::int[], %(parts)s::text[]) AS t (word, lexeme)
-), hits AS (
-    SELECT f.number, f.n_words, f.fits, a.word FROM found f JOIN asked a ON f.words @@ a.query::tsquery
-), uses AS (
-    SELECT f.number, p.word, min(cardinality(u.positions)) AS n
-    FROM found f CROSS JOIN LATERAL unnest(f.words) u JOIN parts p ON p.lexeme = u.lexeme
-    GROUP BY f.number, p.word
-), weights AS (
-    SELECT h.word, greatest(ln((c.n_records - count(*) + 0.5) / (count(*) + 0.5)), 1e-6)::float8 AS weight
-    FROM hits h CROSS JOIN {schema}.collections c WHERE c.number = %(collection)s GROUP BY h.word, c.n_records
+    SELECT * FROM unnest(%(numbers)s::int[], %(queries)s::text[], %(parts)s::text[]) AS t (word, query, parts)
+), hits AS MATERIALIZED (
+    SELECT f.number, f.n_words, f.fits, a.word, x.n
+    FROM found f JOIN asked a ON f.words @@ a.query::tsquery
+    CROSS JOIN LATERAL (
+        SELECT min(cardinality(u.positions)) AS n FROM unnest(f.words) u
+        WHERE u.lexeme = ANY(string_to_array(a.parts, ' '))
+    ) x
+), weights AS MATERIALIZED (
+    SELECT word, greatest(ln((%(n_records)s - count(*) + 0.5) / (count(*) + 0.5)), 1e-6)::float8 AS weight
+    FROM hits GROUP BY word
 )
-SELECT h.number, sum(w.weight * u.n * (%(k1)s + 1)
-    / (u.n + %(k1)s * (1 - %(b)s + %(b)s * h.n_words / (c.n_words::float8 / c.n_records))))::float8 AS score
-FROM hits h JOIN weights w USING (word) JOIN uses u ON u.number = h.number AND u.word = h.word
-CROSS JOIN {schema}.collections c
-WHERE h.fits AND c.number = %(collection)s
+SELECT h.number, sum(w.weight * h.n * (%(k1)s + 1)
+    / (h.n + %(k1)s * (1 - %(b)s + %(b)s * h.n_words / %(usual)s)))::float8 AS score
+FROM hits h JOIN weights w USING (word)
+WHERE h.fits
 GROUP BY h.number ORDER BY score DESC, h.number LIMIT %(n)s
 """
 
@@ -97,13 +95,11 @@ def _range(n: int, condition: Condition, values: dict[str, Any]) -> str:
 def bm25_values(words: Sequence[tuple[str, ...]], collection: int) -> dict[str, Any]:
     """Return the words of a query as BM25 takes them: each a tsquery, and its lexemes."""
     queries = [" <-> ".join(map(_quoted, word)) for word in words]
-    parts = [(number, lexeme) for number, word in enumerate(words) for lexeme in dict.fromkeys(word)]
     return {
         "any": f"{_quoted(mark(collection))} & ({' | '.join(f'({query})' for query in queries)})",
         "numbers": list(range(len(words))),
         "queries": queries,
-        "part_of": [number for number, _ in parts],
-        "parts": [lexeme for _, lexeme in parts],
+        "parts": [" ".join(lexeme[:MOST_LETTERS] for lexeme in word) for word in words],
         "k1": K1,
         "b": B,
     }

@@ -41,6 +41,7 @@ class _Found(NamedTuple):
     fingerprint: str | None
     dim: int | None
     n_records: int
+    n_words: int
     indexed: bool
 
 
@@ -88,7 +89,7 @@ class PostgresStore:
     def _find(self, connection: Connection[Any], collection: CollectionName, *, lock: bool = False) -> _Found | None:
         row = self._run(
             connection,
-            "SELECT number, fingerprint, dim, n_records, indexed FROM {schema}.collections"
+            "SELECT number, fingerprint, dim, n_records, n_words, indexed FROM {schema}.collections"
             f" WHERE namespace = %s AND name = %s{' FOR UPDATE' if lock else ''}",
             tuple(map(seal, collection)),
         ).fetchone()
@@ -260,7 +261,8 @@ class PostgresStore:
         if not words:
             return {}
         values = sql.bm25_values(words, found.number)
-        values |= {"collection": found.number, "now": self._now(), "n": query.n}
+        values |= {"collection": found.number, "now": self._now(), "n": query.n, "n_records": found.n_records}
+        values["usual"] = found.n_words / found.n_records or 1.0
         where = sql.filters(query.where, self._schema, values)
         return dict(self._run(connection, sql.BM25.replace("{where}", where), values).fetchall())
 
