@@ -178,7 +178,7 @@ def train(
     epochs: Annotated[float, typer.Option(help="Times through the data.")] = 3.0,
     batch: Annotated[int, typer.Option(help="Examples computed together.")] = 8,
     accumulate: Annotated[int, typer.Option(help="Batches a step.")] = 1,
-    learning_rate: Annotated[float, typer.Option(help="The highest; then down a cosine.")] = 5e-4,
+    learning_rate: Annotated[float, typer.Option(help="The highest; then down a cosine.")] = 1e-3,
     warmup: Annotated[float, typer.Option(help="Share of the run in which it rises.")] = 0.05,
     max_tokens: Annotated[int, typer.Option(help="Longer examples are left out.")] = 512,
     holdout: Annotated[float, typer.Option(help="Share that is not trained on.")] = 0.1,

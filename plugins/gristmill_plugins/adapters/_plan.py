@@ -41,7 +41,7 @@ class TrainOptions:
     epochs: float = 3.0
     batch: int = 8
     accumulate: int = 1
-    learning_rate: float = 5e-4
+    learning_rate: float = 1e-3
     warmup: float = 0.05
     """Share of the run."""
     max_tokens: int = 512
