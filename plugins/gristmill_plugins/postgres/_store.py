@@ -223,6 +223,7 @@ class PostgresStore:
             f" USING hnsw ((vector::vector({dim:d})) vector_ip_ops) WHERE collection = {found.number:d}".encode()
         )
         self._run(connection, "UPDATE {schema}.collections SET indexed = true WHERE number = %s", (found.number,))
+        self._run(connection, "ANALYZE {schema}.records")  # without it the planner scans, for want of numbers
 
     @_in_thread
     def search(self, collection: CollectionName, query: StoreQuery) -> list[Hit]:
