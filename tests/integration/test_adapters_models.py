@@ -151,8 +151,8 @@ def test_a_merge_answers_as_base_and_adapter_do(tiny: Path, tmp_path: Path) -> N
     assert apart.mean_nats > 100 * found.mean_nats
 
 
-def test_a_merge_into_a_4_bit_base_is_requantised_by_llama_cpp(tmp_path: Path) -> None:
-    """The bundled model: its merged file has its format, and stays near base and adapter apart."""
+def test_a_merge_into_a_4_bit_base_is_written_in_8_bits_by_llama_cpp(tmp_path: Path) -> None:
+    """The bundled model: 4 bits would round the change away."""
     pairs = {
         f"blk.{layer}.attn_output.weight": Pair(
             numbers(4, 576, seed=layer, spread=0.3), numbers(576, 4, seed=layer + 50, spread=0.3)
@@ -162,11 +162,10 @@ def test_a_merge_into_a_4_bit_base_is_requantised_by_llama_cpp(tmp_path: Path) -
     path = write_adapter(Adapter("llama", pairs, 4.0), tmp_path / "a.gguf")
     merged = merge_adapters("smollm2", {path: 1.0}, tmp_path / "merged.gguf")
     plugin = llama()
-    assert (
-        plugin.describe_model(str(merged))["quantisation"] == plugin.describe_model("smollm2")["quantisation"] == "Q4_1"
-    )
+    assert plugin.describe_model("smollm2")["quantisation"] == "Q4_1"
+    assert plugin.describe_model(str(merged))["quantisation"] == "Q8_0"
     near, far = divergence("smollm2", {path: 1.0}, str(merged)), divergence("smollm2", {path: 1.0}, "smollm2")
-    assert near.mean_nats < far.mean_nats / 3
+    assert near.mean_nats < far.mean_nats / 10
     assert list(tmp_path.glob(".*")) == []
 
 

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 PLAIN_FORMATS = ("F32", "F16", "BF16")
+FINE_FORMATS = (*PLAIN_FORMATS, "Q8_0")
+"""Formats that can hold a trained change. The weights of a 4-bit base lie on its 4-bit grid, and most changes are less
+than half a step of it: rounded onto that grid again, they are gone (measured in docs/adapters.md)."""
 FILE_TYPES = {"F32": 0, "F16": 1, "BF16": 32}
 """llama.cpp's `llama_ftype` of the formats that are written here."""
 
@@ -78,7 +81,7 @@ def merge_adapters(
     base: str, weights: Mapping[str | Path, float], output: Path, *, format: str | None = None,
     on_progress: Callable[[int, int], None] = lambda _done, _all: None,
 ) -> Path:  # fmt: skip
-    """Write the base with adapters folded into its weights, in `format` (by default the base's own).
+    """Write the base with adapters folded into its weights, in `format` (the base's own if fine enough, else Q8_0).
 
     The sums are made in float32; other formats are then written by llama.cpp's own quantiser, which rounds what was
     changed, and what was not to the values it had.
@@ -93,7 +96,8 @@ def merge_adapters(
     for path in weights:
         plugin.check_adapter(path, base=base)
     sum_ = blended([(read_adapter(path), weight) for path, weight in weights.items()], output.stem)
-    wanted = (format or plugin.describe_model(base)["quantisation"]).upper()
+    own = plugin.describe_model(base)["quantisation"]
+    wanted = (format or (own if own in FINE_FORMATS else "Q8_0")).upper()
     if wanted in PLAIN_FORMATS:
         return write_new(output, lambda temporary: _write_merged(temporary, header, sum_, wanted, on_progress))
     with tempfile.TemporaryDirectory(dir=output.absolute().parent, prefix=f".{output.name}.") as folder:

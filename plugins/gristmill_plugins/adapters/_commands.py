@@ -123,7 +123,9 @@ def merge(
     parts: PartsArgument,
     output: OutputOption,
     base: BaseOption = "smollm2",
-    to: Annotated[str | None, typer.Option("--to", metavar="FORMAT", help="Q8_0, F16, ...; the base's own.")] = None,
+    to: Annotated[
+        str | None, typer.Option("--to", metavar="FORMAT", help="By default the base's own, at least Q8_0.")
+    ] = None,
 ) -> None:
     """Write a base model with adapters folded into its weights, and say what that changed."""
     from gristmill_plugins.adapters._blend import merge_adapters, weights_of
