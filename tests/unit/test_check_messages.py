@@ -72,7 +72,8 @@ def told(bench: Bench, text: str) -> list[str]:
     ) as kernel:
         recipe = kernel.check(bench.write(text))
     shown = (f"{d.line}:{d.column}: {d.message}" + (f" | {d.hint}" if d.hint else "") for d in recipe.errors)
-    return [re.sub(r"there is: .*\b(need|text\.join)\b.*", "there is: (what is installed)", one) for one in shown]
+    installed = r"there is: .*(\b(need|text\.join)\b.*|and \d+ more)"
+    return [re.sub(installed, "there is: (what is installed)", one) for one in shown]
 
 
 ROOT = [

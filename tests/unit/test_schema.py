@@ -22,7 +22,8 @@ from gristmill._language._yaml import parse_yaml
 from gristmill._tools._schema import recipe_schema
 from gristmill.testing import FakePlugin
 
-SHIPPED = sorted(Path(gristmill_recipes.__path__[0]).glob("*.yaml"))
+FOLDER = Path(gristmill_recipes.__path__[0])
+SHIPPED = sorted(set(FOLDER.glob("*.yaml")) - set(FOLDER.glob("*.test.yaml")))
 HEAD = "version: 1\nmodels:\n  main: {use: fake}\n"
 
 

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ._plugin import AdaptersPlugin as AdaptersPlugin
+    from ._plugin import options_of as options_of
 
-__all__ = ["AdaptersPlugin"]
+__all__ = ["AdaptersPlugin", "options_of"]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "AdaptersPlugin":
-        from ._plugin import AdaptersPlugin
+    if name in __all__:
+        from . import _plugin
 
-        return AdaptersPlugin
+        return getattr(_plugin, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
