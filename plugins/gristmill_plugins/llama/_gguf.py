@@ -68,7 +68,7 @@ def check_adapter(path: str | Path, base: GGUFHeader) -> GGUFHeader:
     """
     header = read_header(path)
     _refuse(header, _adapter_kind_problems(header, base), "give a LoRA adapter converted for this base model")
-    hint = f"was it trained for {base.path.name}? convert it again with llama.cpp's convert_lora_to_gguf.py"
+    hint = f"was it trained for {base.path.name}? convert it again: gristmill adapters convert"
     _refuse(header, [*_adapter_problems(header, base), *_remembered_weight_problems(header)], hint)
     return header
 
