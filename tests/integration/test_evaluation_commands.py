@@ -115,9 +115,9 @@ def test_the_recipes_that_are_metrics_tell_good_answers_from_bad_ones() -> None:
         true = faithful.run(answer="Skyclad formed in Newcastle.", passages=passages)
         false = faithful.run(answer="The queen opened a bank in 1875.", passages=passages)
         assert _score(true) > _score(false)
-        judged = kernel.recipe("judge").run(question=legs, answer="eight", expected=["eight", "8"])
+        judged = kernel.recipe("judge_answer").run(question=legs, answer="eight", expected=["eight", "8"])
         assert _score(judged) == 0.5  # an answer is no better than itself
-        assert 0 < _score(kernel.recipe("judge").run(question=legs, answer=trains, expected=["eight"])) < 1
+        assert 0 < _score(kernel.recipe("judge_answer").run(question=legs, answer=trains, expected=["eight"])) < 1
 
 
 def _score(result: object) -> float:

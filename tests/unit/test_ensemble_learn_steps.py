@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -190,19 +191,20 @@ def test_feedback_reaches_no_file_outside_the_recipes_folder(run: Run) -> None:
     assert "is outside what this recipe may read" in failure(run, text, d=decision.model_dump())
 
 
-def _pay(folder: str, first: int) -> None:
-    for n in range(first, first + 5):
-        give_feedback(decide(Path(folder) / "p.json", ["a", "b"], seed=n)[0], 0.5)
+PAY = """
+import sys
+from pathlib import Path
+from gristmill_plugins.ensemble._learn import decide, give_feedback
+
+for n in range(int(sys.argv[2]), int(sys.argv[2]) + 5):
+    give_feedback(decide(Path(sys.argv[1]), ["a", "b"], seed=n)[0], 0.5)
+"""
 
 
 def test_processes_that_give_feedback_together_lose_none(tmp_path: Path) -> None:
-    spawn = multiprocessing.get_context("spawn")
-    processes = [spawn.Process(target=_pay, args=(str(tmp_path), 100 * n)) for n in range(3)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(120)
-    assert [process.exitcode for process in processes] == [0, 0, 0]
+    path = str(tmp_path / "p.json")
+    workers = [subprocess.Popen([sys.executable, "-c", PAY, path, str(100 * n)]) for n in range(3)]
+    assert [worker.wait(120) for worker in workers] == [0, 0, 0]
     policy = read_policy(tmp_path / "p.json")
     assert policy is not None
     assert policy.n_feedback == 15
