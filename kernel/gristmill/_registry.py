@@ -64,7 +64,9 @@ class Registry:
             plugins = json.loads(path.read_text(encoding="utf-8"))["plugins"]
             records = dict(plugins.items())
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UsageError(f"{path} is no snapshot of tools: {error}", hint="delete it, then: gristmill plugins sync") from error
+            raise UsageError(
+                f"{path} is no snapshot of tools: {error}", hint="delete it, then: gristmill plugins sync"
+            ) from error
         for name, record in records.items():
             self._add(name, _Source(str(path), lambda name=name, record=record: self._tools(name, record, settings)))
 

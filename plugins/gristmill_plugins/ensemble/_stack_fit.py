@@ -100,7 +100,7 @@ def fit_stack(
 
 def one_thread() -> contextlib.AbstractContextManager[Any]:
     """Keep the linear algebra to one thread: on these small matrices more cost 4 times the time (2 busy cores)."""
-    import threadpoolctl  # type: ignore[import-untyped]
+    import threadpoolctl
 
     return cast("contextlib.AbstractContextManager[Any]", threadpoolctl.threadpool_limits(1))
 
