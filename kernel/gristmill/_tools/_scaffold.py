@@ -207,7 +207,7 @@ def test_a_wrong_argument_is_found_before_anything_runs(kernel: Kernel, recipe: 
 _README = """\
 # @DISTRIBUTION@
 
-A plugin for [gristmill](https://pypi.org/project/gristmill/).
+A plugin for gristmill.
 
 ```yaml
 steps:
