@@ -93,7 +93,8 @@ def _row(task: Task, record: Mapping[str, Any]) -> Row:
         return Row({"question": question, "choices": ["yes", "no"]}, "yes" if record["answer"] else "no")
     if task.kind == "label":
         return Row({"question": record["text"], "choices": record["choices"]}, record["label"])
-    return Row({"question": record["question"], "choices": record["choices"]}, record["answer"])
+    options = list(dict.fromkeys(record["choices"]))  # one question offers the same town twice
+    return Row({"question": record["question"], "choices": options}, record["answer"])
 
 
 _PUPIL = "You know school science."
