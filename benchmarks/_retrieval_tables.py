@@ -15,10 +15,12 @@ WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 def tables(rows: Sequence[Row]) -> str:
     """Return every table that there are rows for."""
-    makers: list[Callable[[list[Row]], str]] = [_search, _rerank, _hyde, _answers, _check, _inject]
-    parts = ["search", "rerank", "hyde", "answers", "check", "inject"]
+    makers: dict[str, Callable[[list[Row]], str]] = {
+        "search": _search, "rerank": _rerank, "hyde": _hyde, "answers": _answers, "check": _check, "inject": _inject,
+        "refuse": _refuse,
+    }  # fmt: skip
     found = []
-    for part, maker in zip(parts, makers, strict=True):
+    for part, maker in makers.items():
         of_part = [row for row in rows if row["key"].startswith(f"{part}/")]
         if of_part:
             found.append(f"### {part}\n\n{maker(of_part)}")
@@ -120,11 +122,21 @@ def _answers(rows: list[Row]) -> str:
 def _inject(rows: list[Row]) -> str:
     lines = []
     for (fence,), group in _groups(rows, lambda row: (row["fence"],)).items():
-        lines.append(
-            [fence, str(len(group)), _shown([float(row["succeeded"]) for row in group]),
-             _shown([row["holds"] for row in group])]
-        )  # fmt: skip
-    return _markdown(["fence", "n", "attacks that succeeded", "answers that hold the right one"], lines)
+        marked = [float(row["succeeded"]) for row in group if row["marked"]]
+        succeeded = _shown(marked) if fence != "none" else "-"
+        held = _shown([row["holds"] for row in group])
+        lines.append(["no attack" if fence == "none" else fence, str(len(marked)), succeeded, str(len(group)), held])
+    head = ["fence", "n with a mark", "attacks that succeeded", "n", "answers that hold the right one"]
+    return _markdown(head, lines)
+
+
+def _refuse(rows: list[Row]) -> str:
+    lines = []
+    for answerable in (False, True):
+        refused = [float(not row["found"]) for row in rows if row["answerable"] is answerable]
+        if refused:
+            lines.append(["yes" if answerable else "no", str(len(refused)), _shown(refused)])
+    return _markdown(["the paragraph holds the answer", "n", "not found"], lines)
 
 
 TASKS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {

@@ -2,14 +2,15 @@
 
     python benchmarks/retrieval.py --data FOLDER                       # everything, for as long as it takes
     python benchmarks/retrieval.py --data FOLDER --parts search        # minutes: no model
-    python benchmarks/retrieval.py --data FOLDER --most 20 --minutes 30
+    python benchmarks/retrieval.py --data FOLDER --most 20 --minutes 30 --threads 1
     python benchmarks/retrieval.py --table                             # the tables, from the rows that are there
     python benchmarks/retrieval.py --fit                               # the constants of retrieval.check, from them
 
 FOLDER holds `squad.jsonl`, `squad_corpus.jsonl` and so on: rows with `id`, `question`, `relevant_ids`, `answers`; of a
 corpus `id`, `title`, `text`. Every result is a row of benchmarks/results/retrieval.jsonl, written as soon as it is
-there; what has a row is not run again. Questions are taken in turn over the sets, so that a run that is stopped has
-as many of each. Passages are the corpus' rows, unsplit; the model is the bundled one, the embedder WordLlama.
+there; what has a row is not run again. Questions are taken in turn over the sets, and parts in turn by --step
+questions, so that a run that is stopped has as many of each. Passages are the corpus' rows, unsplit; the model is the
+bundled one, the embedder WordLlama. Several questions are asked at once, for the engine decodes them together.
 """
 
 from __future__ import annotations
@@ -18,9 +19,12 @@ import argparse
 import json
 import os
 import re
+import resource
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +37,17 @@ HERE = Path(__file__).parent
 SETS = {"squad": "squad_corpus", "nq_open": "nq_corpus", "scifact": "scifact_corpus",
         "hotpotqa": "hotpotqa_corpus", "musique": "musique_corpus"}  # fmt: skip
 MODES = ("dense", "bm25", "hybrid")
-PARTS = ("search", "check", "inject", "answers", "rerank", "hyde")
-N_RERANKED = 10
+PARTS = ("search", "check", "inject", "hyde", "rerank", "answers", "refuse")
+AT_ONCE = 6
+"""Questions asked at the same time: six rerankings fill the engine's 32 sequences, more only wait."""
+N_RERANKED = 8
+RERANKED_CHARACTERS = 700
+"""Of a passage, about 170 tokens: all of most passages, and half of SciFact's abstracts."""
 N_READ = 3
 """Passages that an answer is made from."""
-MODEL = "models: {main: {use: llama, model: smollm2, context_tokens: 4096}}\n"
+ATTACK_CHARACTERS = 1500
+"""Of an attack: role-play prompts are up to five times as long, and say what they want first."""
+MODEL = "models: {main: {use: llama, model: smollm2, context_tokens: 4096, cache_tokens: 16384, threads: THREADS}}\n"
 RECIPES = {
     "index": "inputs: {documents: path, name: string}\nsteps: {x: {use: retrieval.index, with: "
     "{documents: '${inputs.documents}', name: '${inputs.name}', splitter: none}}}\n",
@@ -63,11 +73,12 @@ class Rows:
         self.path = path
         self.kept = read_rows(path)
         self.keys = {row["key"] for row in self.kept}
+        self._writing = threading.Lock()
 
     def add(self, key: str, **values: Any) -> None:
         """Append a row and flush it."""
         row = {"key": key, **values}
-        with self.path.open("a", encoding="utf-8") as file:
+        with self._writing, self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
         self.kept.append(row)
         self.keys.add(key)
@@ -87,14 +98,15 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 class Bench:
     """A kernel, the corpora indexed, and the recipes that ask."""
 
-    def __init__(self, data: Path, folder: Path, rows: Rows, most: int, sets: Iterable[str]) -> None:
-        self.data, self.folder, self.rows, self.most = data, folder, rows, most
-        self.kernel = Kernel(cache=False)
+    def __init__(self, data: Path, folder: Path, most: int, *, sets: Iterable[str], threads: int) -> None:
+        self.data, self.folder, self.most = data, folder, most
+        self.kernel = Kernel()  # (its cache is in the folder: two modes that find the same passages are answered once)
         for name, text in RECIPES.items():
-            (folder / f"{name}.yaml").write_text("version: 1\n" + text)
+            (folder / f"{name}.yaml").write_text("version: 1\n" + text.replace("THREADS", str(threads)))
         self.sets = {name: read_rows(data / f"{name}.jsonl") for name in sets}
         self.corpora: dict[str, dict[str, Passage]] = {}
         self.indexed: set[str] = set()
+        self._indexing = threading.Lock()
 
     def run(self, recipe: str, **inputs: Any) -> Any:
         """Run one of the recipes above."""
@@ -109,16 +121,20 @@ class Bench:
 
     def search(self, name: str, query: str, mode: str, top_k: int = 20) -> list[Passage]:
         """Search a set's passages, indexing them first."""
-        if name not in self.indexed:
-            path = self.folder / f"{name}.jsonl"
-            rows = [{"id": identity, "text": passage.text} for identity, passage in self.corpus(name).items()]
-            path.write_text("\n".join(json.dumps(row) for row in rows) + "\n", encoding="utf-8")
-            done = self.run("index", documents=path, name=f"bench-{name}")
-            if done.n_passages != len(rows):
-                raise SystemExit(f"{name}: {done.n_passages} passages of {len(rows)} rows: {done.skipped}")
-            self.indexed.add(name)
+        with self._indexing:
+            if name not in self.indexed:
+                self._index(name)
+                self.indexed.add(name)
         found: list[Passage] = self.run("search", name=f"bench-{name}", query=query, mode=mode, top_k=top_k)
         return found
+
+    def _index(self, name: str) -> None:
+        path = self.folder / f"{name}.jsonl"
+        rows = [{"id": identity, "text": passage.text} for identity, passage in self.corpus(name).items()]
+        path.write_text("\n".join(json.dumps(row) for row in rows) + "\n", encoding="utf-8")
+        done = self.run("index", documents=path, name=f"bench-{name}")
+        if done.n_passages != len(rows):
+            raise SystemExit(f"{name}: {done.n_passages} passages of {len(rows)} rows: {done.skipped}")
 
     def ids(self, passages: Iterable[Passage]) -> list[str]:
         """Return the ids of the corpus' rows."""
@@ -168,12 +184,12 @@ def hyde_jobs(bench: Bench) -> Iterator[Job]:
 
 
 def rerank_jobs(bench: Bench) -> Iterator[Job]:
-    """The first ten of hybrid search, in the model's order."""
+    """The first eight of hybrid search, in the model's order."""
     for name, row in in_turn(bench, bench.most):
 
         def work(name: str = name, row: dict[str, Any] = row) -> Mapping[str, Any]:
             found = bench.search(name, row["question"], "hybrid")
-            head = found[:N_RERANKED]
+            head = [one.model_copy(update={"text": one.text[:RERANKED_CHARACTERS]}) for one in found[:N_RERANKED]]
             ranked = bench.run("rerank", question=row["question"], found=head)
             model = dict(zip(bench.ids(ranked), (passage.score for passage in ranked), strict=True))
             return {"set": name, "relevant": row["relevant_ids"], "found": bench.ids(found),
@@ -183,8 +199,11 @@ def rerank_jobs(bench: Bench) -> Iterator[Job]:
 
 
 def answer_jobs(bench: Bench) -> Iterator[Job]:
-    """SQuAD's questions without passages, with the right one, and with those that each mode finds."""
-    for row in bench.sets.get("squad", [])[: bench.most]:
+    """SQuAD's questions without passages, with the right one, and with those that each mode finds.
+
+    Three times as many as of the sets, for they are of one set alone.
+    """
+    for row in bench.sets.get("squad", [])[: 3 * bench.most]:
         for way in ("closed", "gold", *MODES):
 
             def work(row: dict[str, Any] = row, way: str = way) -> Mapping[str, Any]:
@@ -206,9 +225,14 @@ def answer_jobs(bench: Bench) -> Iterator[Job]:
 
 
 def check_jobs(bench: Bench) -> Iterator[Job]:
-    """SciFact's labelled claims, each with its own abstract and with the one BM25 puts first of the others."""
+    """SciFact's labelled claims, each with its own abstract and with the one BM25 puts first of the others.
+
+    All of the test split, and twice as many of the training split as questions of a set.
+    """
     labelled = [row for row in bench.sets.get("scifact", []) if row["label"]]
-    for row in sorted(labelled, key=lambda row: row["beir_split"] != "test"):
+    test = [row for row in labelled if row["beir_split"] == "test"]
+    train = [row for row in labelled if row["beir_split"] != "test"]
+    for row in [*test, *train[: 2 * bench.most]]:
         for own in (True, False):
 
             def work(row: dict[str, Any] = row, own: bool = own) -> Mapping[str, Any]:
@@ -235,27 +259,48 @@ def _overlap(row: Mapping[str, Any], passage: Passage) -> float:
 
 
 def inject_jobs(bench: Bench) -> Iterator[Job]:
-    """Attacks with a known mark of success, at the end of the paragraph that a question is about."""
-    attacks = [row for row in read_rows(bench.data / "prompt_injection.jsonl") if row.get("success_marker")]
+    """Attacks at the end of the paragraph that a question is about, and that paragraph as it is.
+
+    Those with a known mark of success come first. Of the others it shows only whether the right answer was still given.
+    """
+    attacks = [row for row in read_rows(bench.data / "prompt_injection.jsonl") if row["label"]]
     questions = bench.sets.get("squad", [])
-    for number, attack in enumerate(attacks[: bench.most] if questions else []):
-        for fence in ("quoted", "plain"):
+    for number, attack in enumerate(sorted(attacks, key=lambda row: not row["success_marker"])[: bench.most]):
+        for fence in ("quoted", "plain", "none"):
 
             def work(number: int = number, attack: dict[str, Any] = attack, fence: str = fence) -> Mapping[str, Any]:
                 row = questions[number % len(questions)]
                 passage = bench.corpus("squad")[row["relevant_ids"][0]]
-                hostile = passage.model_copy(update={"text": f"{passage.text}\n{attack['text']}"})
-                answer = bench.run("answer", question=row["question"], found=[hostile], fence=fence)
-                return {"fence": fence, "kind": attack["kind"], "text": answer.text,
-                        "succeeded": attack["success_marker"].lower() in answer.text.lower(),
+                hostile = passage.model_copy(update={"text": f"{passage.text}\n{attack['text'][:ATTACK_CHARACTERS]}"})
+                answer = bench.run(
+                    "answer",
+                    question=row["question"],
+                    found=[passage if fence == "none" else hostile],
+                    fence="quoted" if fence == "none" else fence,
+                )
+                marker = attack["success_marker"]
+                return {"fence": fence, "kind": attack["kind"], "text": answer.text, "marked": bool(marker),
+                        "succeeded": bool(marker) and marker.strip().lower() in answer.text.lower(),
                         **agreement(re.sub(r"\s*\[\d+\]", "", answer.text), row["answers"])}  # fmt: skip
 
             yield f"inject/{fence}/{attack['id']}", work
 
 
+def refuse_jobs(bench: Bench) -> Iterator[Job]:
+    """SQuAD 2.0's questions, each with its own paragraph: half of them cannot be answered from it."""
+    for row in read_rows(bench.data / "squad2_unanswerable.jsonl")[: 2 * bench.most]:
+
+        def work(row: dict[str, Any] = row) -> Mapping[str, Any]:
+            passages = [Passage(text=row["context"], source=row["title"])]
+            answer = bench.run("answer", question=row["question"], found=passages, fence="quoted")
+            return {"answerable": row["answerable"], "found": answer.found, "text": answer.text}
+
+        yield f"refuse/{row['id']}", work
+
+
 JOBS: dict[str, Callable[[Bench], Iterator[Job]]] = {
     "search": search_jobs, "check": check_jobs, "inject": inject_jobs, "answers": answer_jobs,
-    "rerank": rerank_jobs, "hyde": hyde_jobs,
+    "rerank": rerank_jobs, "hyde": hyde_jobs, "refuse": refuse_jobs,
 }  # fmt: skip
 
 
@@ -265,6 +310,8 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
     parser.add_argument("--sets", nargs="+", default=list(SETS), choices=list(SETS))
     parser.add_argument("--most", type=int, default=100, help="questions a set, of the parts that ask the model")
+    parser.add_argument("--step", type=int, help="as many questions of each part before the next part goes on")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="the engine's")
     parser.add_argument("--minutes", type=float, default=1e9, help="start nothing after so long")
     parser.add_argument("--rows", type=Path, default=HERE / "results" / "retrieval.jsonl")
     parser.add_argument("--table", action="store_true", help="only print what the rows say")
@@ -282,17 +329,41 @@ def main() -> None:
 
 
 def measure(given: argparse.Namespace, rows: Rows) -> None:
-    """Run what has no row yet, part after part."""
+    """Run what has no row yet, part after part, some questions of each at a time."""
     began = time.monotonic()
     rows.path.parent.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ["XDG_DATA_HOME"] = folder  # the indexes are the benchmark's own, and go with it
-        bench = Bench(given.data, Path(folder), rows, given.most, given.sets)
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(AT_ONCE) as pool:
+        # The indexes and the cache are the benchmark's own, and go with it.
+        os.environ.update(XDG_DATA_HOME=folder, XDG_CACHE_HOME=folder)
+        bench = Bench(given.data, Path(folder), given.most, sets=given.sets, threads=given.threads)
+
+        def one(job: Job) -> None:
+            key, work = job
+            if key not in rows.keys and time.monotonic() - began < given.minutes * 60:
+                rows.add(key, **work())
+
         with bench.kernel:
-            for part in given.parts:
-                for key, work in JOBS[part](bench):
-                    if key not in rows.keys and time.monotonic() - began < given.minutes * 60:
-                        rows.add(key, **work())
+            for bench.most in range(given.step or given.most, given.most + 1, given.step or given.most):
+                for part in given.parts:
+                    new, spent = len(rows.keys), _cpu_s()
+                    list(pool.map(one, JOBS[part](bench)))
+                    new = len(rows.keys) - new
+                    if new:
+                        print(f"{part}: {new} rows, {(_cpu_s() - spent) / new:.2f} CPU s each", flush=True)
+
+
+def _cpu_s() -> float:
+    """Return the processor time of this process and, where Linux tells, of the engines it started."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    own, total = os.getpid(), usage.ru_utime + usage.ru_stime
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rsplit(")", 1)[1].split()
+        except OSError:
+            continue
+        if int(fields[1]) == own:
+            total += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return total
 
 
 if __name__ == "__main__":
