@@ -138,6 +138,8 @@ class Candidate(Value):
     """Natural logarithm of the probability of the whole text."""
     n_tokens: int | None = None
     """How many tokens `logprob` is the sum of."""
+    found: bool = True
+    """False: the text says something, but holds no answer of the kind that was asked for; in a vote it abstains."""
 
 
 class Vote(Value):
