@@ -331,6 +331,13 @@ def test_probabilities_are_ballots_for_the_rules_that_rank() -> None:
     assert count_votes(hold_election(candidates, "text"), Counting(ties="abstain")).winner is None
 
 
+def test_a_candidate_that_found_no_answer_abstains_and_its_probabilities_do_not_count() -> None:
+    lost = Candidate(text="maybe 7", found=False, probabilities={"7": 0.9, "8": 0.1})
+    for ranked in (False, True):
+        election = hold_election(named([lost, Candidate(text="8")]), "number", ranked=ranked)
+        assert (election.abstained, election.options) == (("1",), ("8",))
+
+
 def test_rankings_are_counted_round_by_round() -> None:
     rankings = {"v1": ["a", "b"], "v2": ["a", "c"], "v3": ["b", "c"], "v4": ["b", "a"], "v5": ["c", "b"]}
     vote = count_votes(ranked_election(rankings), Counting(rule="instant_runoff"))

@@ -107,6 +107,27 @@ def test_a_chain_without_an_answer_says_so_and_keeps_its_text(bench: Bench) -> N
     assert (chain.found, chain.text, chain.value) == (False, "I cannot say.", None)
 
 
+def test_chains_without_an_answer_are_counted_in_the_trace(bench: Bench) -> None:
+    result = bench.run(
+        "chain_of_thought", lambda _, i: ("It is 8.", "No idea.")[i % 2], question="?", kind="number", samples=5
+    )
+    assert "2 of 5 chains had no answer" in notes(result)
+
+
+def test_a_chain_without_an_answer_abstains_from_a_vote(tmp_path: Path) -> None:
+    """Two of five say the same words that hold no number; as texts they would beat each number."""
+    said = ["No idea.", "It is 8.", "No idea.", "It is 9.", "It is 8."]
+    path = tmp_path / "r.yaml"
+    path.write_text(
+        "version: 1\nmodels: {main: {use: fake}}\nsteps:\n"
+        "  c: {use: reasoning.chain_of_thought, with: {question: '?', kind: number, samples: 5}}\n"
+        "  v: {use: ensemble.vote, with: {candidates: '${c}'}}\n"
+    )
+    with Kernel(plugins={"fake": FakePlugin(answers=lambda _, i: said[i])}, cache=False) as kernel:
+        vote = kernel.recipe(path).run().output
+    assert (vote.winner, vote.tally, vote.abstained) == ("8", {"8": 2.0, "9": 1.0}, ("1", "3"))
+
+
 def test_options_are_shown_and_their_letter_is_the_answer(bench: Bench) -> None:
     chain = bench.run("chain_of_thought", "So it is (B).", question="Which?", options=["rye", "oats"]).output[0]
     assert "Options: (A) rye (B) oats" in last(bench.asked[0])

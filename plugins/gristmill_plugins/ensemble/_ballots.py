@@ -1,7 +1,8 @@
 """From what members said to ballots: names, normalised answers, and each member's order of preference.
 
 It counts nothing. Invariants: two spellings of one answer are one option, and how it is written does not depend on the
-order in which the members come; a text that holds no answer of the wanted kind is an abstention and never a guess.
+order in which the members come; a text that holds no answer of the wanted kind is an abstention and never a guess,
+and so is one that says of itself that it holds none.
 """
 
 from __future__ import annotations
@@ -78,12 +79,14 @@ def hold_election(
         ranked: a candidate with probabilities ranks all their options; any other names one.
     """
     read = normalizer(normalize, options)
-    answers: dict[str, Answer | None] = {name: read(candidate.text) for name, candidate in candidates.items()}
+    answers: dict[str, Answer | None] = {
+        name: read(candidate.text) if candidate.found else None for name, candidate in candidates.items()
+    }
     others = [
         answer
         for candidate in candidates.values()
         for option in (candidate.probabilities or ())
-        if ranked and (answer := read(option)) is not None
+        if ranked and candidate.found and (answer := read(option)) is not None
     ]
     spelling = _spellings([*(read(option) for option in options), *answers.values(), *others])
     ballots: list[Ballot] = []

@@ -78,7 +78,8 @@ def confidence_of(reply: Reply, read: Reader, *, last: bool) -> tuple[str, float
 
 def _agreement(candidates: Sequence[Candidate], read: Reader) -> tuple[str, float]:
     """Return the commonest answer, of equal ones the first, and its share; a text without one agrees with nobody."""
-    answers = [answer for candidate in candidates if (answer := read(candidate.text)) is not None]
+    found = (candidate for candidate in candidates if candidate.found)
+    answers = [answer for candidate in found if (answer := read(candidate.text)) is not None]
     if not answers:
         return candidates[0].text, 0.0
     winner, n = Counter(answer.key for answer in answers).most_common(1)[0]

@@ -60,14 +60,13 @@ class Example(Value):
 
 
 class Chain(Candidate):
-    """One chain of thought and its answer. `text` is the answer, or the whole chain where none was found.
+    """One chain of thought and its answer. `text` is the answer, or where none was `found` the whole chain.
 
     `logprob` is the whole chain's; divided by `n_tokens` it is what Wang et al. 2022 weigh votes by (section 2).
     """
 
     reasoning: str
     """What the model wrote."""
-    found: bool
     value: Any = None
     """The answer as a number, a truth value or JSON; see `extract_answer`."""
     unit: str = ""
@@ -188,10 +187,11 @@ async def make_chains(run: Context, model: ModelHandle, request: ChainRequest) -
         temperature=temperature, top_p=request.top_p, logprobs=request.logprobs,
     )  # fmt: skip
     if request.finish == "extract":
-        found = [_extracted(one, request) for one in completions]
-        answers: list[tuple[Answer, Choice | None]] = [(one, None) for one in found]
+        answers: list[tuple[Answer, Choice | None]] = [(_extracted(one, request), None) for one in completions]
     else:
         answers = await together(_ask_for_answer(run, model, request, one) for one in completions)
+    if without := sum(not answer.found for answer, _ in answers):
+        run.note(f"{without} of {len(answers)} chains had no answer")
     return [
         _chain(completion, answer, chosen, request)
         for completion, (answer, chosen) in zip(completions, answers, strict=True)

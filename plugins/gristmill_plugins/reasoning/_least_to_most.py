@@ -41,7 +41,6 @@ class Solution(Candidate):
 
     reasoning: str
     """What the model wrote in the last turn."""
-    found: bool
     parts: tuple[PartAnswer, ...]
     prompt: str = ""
 

@@ -56,7 +56,6 @@ class State(Value):
 class Tree(Candidate):
     """The answer, the thoughts that led to it, and every state that was looked at."""
 
-    found: bool
     score: float
     """Of the state that was answered from."""
     reasoning: str
