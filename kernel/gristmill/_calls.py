@@ -85,12 +85,15 @@ class Spending:
             spending = spending.parent
 
 
+_NOTHING = Usage()
+
+
 @dataclass(slots=True)
 class CallLog:
     """What the calls of one step came to; a log within another counts for both."""
 
     parent: CallLog | None = None
-    usage: Usage = field(default_factory=Usage)
+    usage: Usage = _NOTHING
     n_answers: int = 0
     n_cached: int = 0
 

@@ -143,3 +143,10 @@ def suggest(name: str, candidates: Iterable[str], *, most: int = 12) -> str:
         return "there are none"
     shown = ", ".join(heapq.nsmallest(most, names))
     return f"there is: {shown}" + (f", and {len(names) - most} more" if len(names) > most else "")
+
+
+def one_line(error: BaseException) -> str:
+    """Return an error's text, with its type in front where it is none of ours."""
+    text = str(error) or type(error).__name__
+    foreign = type(error).__module__.split(".")[0] != "gristmill"
+    return f"{type(error).__name__}: {text}" if foreign else text

@@ -6,6 +6,7 @@ It opens nothing. Invariant: a path it returns is absolute, with symbolic links 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
 
 from gristmill._errors import FunctionError
@@ -15,8 +16,17 @@ class Files:
     """The file boundary of one run; a called recipe obeys its caller's."""
 
     def __init__(self, folder: Path, given: Iterable[Path] = ()) -> None:
-        self.folder = folder.resolve()
-        self.roots = (self.folder, *(path.resolve() for path in given))
+        self._folder = folder.absolute()
+        self._given = tuple(path.resolve() for path in given)
+
+    @cached_property
+    def folder(self) -> Path:
+        """Resolved when a path is first asked for: most runs ask for none."""
+        return self._folder.resolve()
+
+    @cached_property
+    def roots(self) -> tuple[Path, ...]:
+        return (self.folder, *self._given)
 
     def resolve(self, path: str | Path) -> Path:
         """Return the absolute path; a relative one is taken from the recipe's folder.

@@ -15,7 +15,7 @@ import secrets
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -37,6 +37,7 @@ from gristmill._registry import Registry
 from gristmill._residents import Residents
 from gristmill._run import Run, RunOptions, Services
 from gristmill._settings import Settings, load_settings
+from gristmill._threads import Threads
 from gristmill._work import bind_inputs
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 
 LOOK_EVERY_S = 0.25
 STOP_WITHIN_S = 5.0
-"""How long an interrupted `run` waits for its engines to let go before it returns."""
+"""How long an interrupted `run` waits for its engines to let go, and `close` for functions that are still at work."""
 
 Listener = Callable[[Event], None]
 ModelSource = Callable[[ModelDeclaration], Model]
@@ -88,7 +89,7 @@ class Kernel:
         self._listeners: set[Listener] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
-        self._threads: ThreadPoolExecutor | None = None
+        self._threads: Threads | None = None
         self._lock = threading.Lock()
         self._closed = False
         self._face: Any = None
@@ -234,7 +235,7 @@ class Kernel:
                 self._loop = asyncio.new_event_loop()
                 self._thread = threading.Thread(target=self._loop.run_forever, name="gristmill", daemon=True)
                 self._thread.start()
-                self._threads = ThreadPoolExecutor(self.settings.steps_at_once, thread_name_prefix="gristmill-step")
+                self._threads = Threads(self._loop, self.settings.steps_at_once, finish_within_s=STOP_WITHIN_S)
             return self._loop
 
     def on_loop(self) -> bool:
@@ -285,7 +286,7 @@ class Kernel:
         if loop is not None and thread is not None and threads is not None:
             with contextlib.suppress(TimeoutError):  # engines that do not answer end with this process
                 asyncio.run_coroutine_threadsafe(self._close_models(), loop).result(2 * STOP_WITHIN_S)
-            threads.shutdown(wait=False, cancel_futures=True)
+            threads.close()
             loop.call_soon_threadsafe(loop.stop)
             thread.join(STOP_WITHIN_S)
             if not thread.is_alive():

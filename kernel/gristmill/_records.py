@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from pydantic_core import to_json
 
@@ -50,8 +50,7 @@ class TraceWriter:
 
     def __init__(self, path: Path) -> None:
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._file: IO[bytes] | None = path.open("wb")
+            self._file: IO[bytes] | None = _opened(path)
         except OSError as error:
             raise UsageError(f"the trace cannot be written to {path}: {error.strerror}") from error
         self.path = path
@@ -62,11 +61,12 @@ class TraceWriter:
         return event.elapsed_s > FLUSH_STEP_S or event.at_s - self._flushed_s > FLUSH_EVERY_S
 
     def write(self, event: Event) -> None:
-        if self._file is None or isinstance(event, Token):
+        kind = type(event)
+        if self._file is None or kind is Token:
             return
         try:
             self._file.write(encode(event))
-            if isinstance(event, StepFinished) and self._is_due(event):
+            if kind is StepFinished and self._is_due(cast(StepFinished, event)):
                 self._flushed_s = event.at_s
                 self._file.flush()
         except OSError as error:
@@ -77,6 +77,14 @@ class TraceWriter:
         if self._file is not None:
             self._file.close()
             self._file = None
+
+
+def _opened(path: Path) -> IO[bytes]:
+    try:
+        return open(path, "wb")
+    except FileNotFoundError:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return open(path, "wb")
 
 
 def read_records(path: Path) -> dict[str, StepRecord]:

@@ -1,30 +1,29 @@
-"""What a step does, once: call a function, ask a model, or run another recipe.
+"""What a step does, once: call a function, ask a model (`_asking`), or run another recipe.
 
-Items, turns, retries and time-outs are the caller's (`_run`). Invariant: every value that enters a function or a model
-was coerced by the table of `_types`, every path by the run's file boundary, and every model call goes through
+Items, turns, retries and time-outs are the caller's (`_execution`). Invariant: every value that enters a function or a
+model was coerced by the table of `_types`, every path by the run's file boundary, and every model call goes through
 `StepModel`.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
-
+from gristmill._asking import Asking, adapters_of, derive_seed, step_model
 from gristmill._cache._key import KeyPrefix
 from gristmill._calls import CacheMode, CallLog, StepModel
 from gristmill._errors import FunctionError, RunError, UsageError, suggest
-from gristmill._events import ModelCalled, StepNoted, Token
-from gristmill._language._filters import data_of
-from gristmill._language._recipe import Data, FunctionCall, Generation, Recipe, RecipeCall, Splice, Step, Turn
-from gristmill._language._types import BOOLEAN, INTEGER, CoercionError, Type, coerce, shorten
-from gristmill._models import Delta, Embedder, GenerateRequest, Sampling
+from gristmill._events import StepNoted
+from gristmill._language._recipe import FunctionCall, Generation, Recipe, RecipeCall, Step
+from gristmill._language._types import CoercionError, coerce
+from gristmill._models import Embedder
 from gristmill._plugins import FunctionSpec
-from gristmill._values import Message, Usage, plain
+from gristmill._values import Usage, plain
 
 if TYPE_CHECKING:
     from gristmill._context import Tool
@@ -58,27 +57,27 @@ async def do_work(turn: Turnstile, names: Mapping[str, Any]) -> tuple[Any, Mappi
     work = turn.step.work
     if isinstance(work, FunctionCall):
         arguments = {name: data.evaluate(names) for name, data in work.arguments.items()}
-        adapters = _adapters(turn.step.adapters, names)
+        adapters = adapters_of(turn.step.adapters, names)
         return await call_function(turn, work.function, arguments, adapters), arguments
     if isinstance(work, Generation):
-        return await _Asking(turn, work, names).run()
+        return await Asking(turn, work, names).run()
     assert isinstance(work, RecipeCall)
     inputs = {name: data.evaluate(names) for name, data in work.arguments.items()}
     return await run_recipe(turn, work.recipe, inputs), inputs
 
 
-async def call_function(
+def call_function(
     turn: Turnstile, function: FunctionSpec, given: dict[str, Any], adapters: dict[str, float]
-) -> Any:
-    """Call a plugin's function with coerced arguments, from the cache if it is pure.
+) -> Coroutine[Any, Any, Any]:
+    """Return the call of a plugin's function with coerced arguments, from the cache if it is pure, to be awaited.
 
     Raises:
         FunctionError: an argument does not fit.
     """
     arguments = _coerce_arguments(turn, function, given)
     if function.pure and turn.owner.services.cache is not None and turn.cache_mode == "auto":
-        return await _cached_call(turn, function, arguments)
-    return await _call(turn, function, arguments, adapters)
+        return _cached_call(turn, function, arguments)
+    return _call(turn, function, arguments, adapters)
 
 
 def _coerce_arguments(turn: Turnstile, function: FunctionSpec, given: dict[str, Any]) -> dict[str, Any]:
@@ -91,15 +90,18 @@ def _coerce_arguments(turn: Turnstile, function: FunctionSpec, given: dict[str, 
             value = parameter.accept(value)
         except CoercionError as error:
             raise FunctionError(f"{function.name}: {name}: {error}") from error
-        arguments[name] = _inside(turn, value) if isinstance(value, Path | list) else value
+        arguments[name] = _inside(turn, value) if isinstance(value, _MAY_HOLD_PATHS) else value
     return arguments
+
+
+_MAY_HOLD_PATHS = (Path, list)
 
 
 def _inside(turn: Turnstile, value: Any) -> Any:
     """Hold paths, also those in a list, to the run's file boundary."""
     if isinstance(value, Path):
         return turn.owner.options.files.resolve(value)
-    return [_inside(turn, item) if isinstance(item, Path | list) else item for item in value]
+    return [_inside(turn, item) if isinstance(item, _MAY_HOLD_PATHS) else item for item in value]
 
 
 async def _cached_call(turn: Turnstile, function: FunctionSpec, arguments: dict[str, Any]) -> Any:
@@ -129,16 +131,22 @@ def _content(value: Any) -> Any:
     return [_content(item) for item in value] if isinstance(value, list) else plain(value)
 
 
-async def _call(turn: Turnstile, function: FunctionSpec, arguments: dict[str, Any], adapters: dict[str, float]) -> Any:
+def _call(
+    turn: Turnstile, function: FunctionSpec, arguments: dict[str, Any], adapters: dict[str, float]
+) -> Coroutine[Any, Any, Any]:
     context = None
     if function.context_parameter is not None:
         context = StepContext(turn, function.name.partition(".")[0], adapters)
         arguments = {**arguments, function.context_parameter: context}
     if function.is_async:
-        return await function.call(**arguments)
-    loop = asyncio.get_running_loop()
+        called: Coroutine[Any, Any, Any] = function.call(**arguments)
+        return called
+    return _call_in_thread(turn, partial(function.call, **arguments), context)
+
+
+async def _call_in_thread(turn: Turnstile, work: partial[Any], context: StepContext | None) -> Any:
     try:
-        return await loop.run_in_executor(turn.owner.services.threads, lambda: function.call(**arguments))
+        return await turn.owner.services.threads.run(work)
     except asyncio.CancelledError:
         if context is not None:
             context.cancelled = True  # the thread cannot be stopped; a function that looks can stop itself
@@ -147,12 +155,10 @@ async def _call(turn: Turnstile, function: FunctionSpec, arguments: dict[str, An
 
 async def run_recipe(turn: Turnstile, recipe: Recipe, given: Mapping[str, Any]) -> Any:
     """Run another recipe inside this run and return its output."""
-    from gristmill._run import Run
-
     if turn.owner.depth >= MOST_DEPTH:
         raise FunctionError(f"recipes call one another {MOST_DEPTH} deep: {turn.path}", hint="one of them calls itself")
     inputs = bind_inputs(recipe, given)
-    child = Run(turn.owner.services, recipe, inputs, turn.owner.options, caller=turn.owner, path=_inner_path(turn))
+    child = turn.owner.inner(recipe, inputs, _inner_path(turn))
     try:
         result = await child.execute()
     except RunError as error:
@@ -196,168 +202,6 @@ def bind_inputs(recipe: Recipe, given: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
-def _adapters(data: Data | None, names: Mapping[str, Any]) -> dict[str, float]:
-    """Return adapter names and scales, from any form that the language takes."""
-    value = data_of(data.evaluate(names)) if data is not None else None
-    if value is None:
-        return {}
-    if isinstance(value, str):
-        return {value: 1.0}
-    if isinstance(value, Mapping):
-        return {str(name): float(scale) for name, scale in value.items()}
-    return {str(data_of(name)): 1.0 for name in value}
-
-
-class _Asking:
-    """One request to a model, made from a `prompt` or `messages` step."""
-
-    def __init__(self, turn: Turnstile, work: Generation, names: Mapping[str, Any]) -> None:
-        self.turn = turn
-        self.work = work
-        self.names = names
-
-    async def run(self) -> tuple[Any, Mapping[str, Any]]:
-        messages = self._messages()
-        handle = step_model(self.turn, self.work.model, _adapters(self.turn.step.adapters, self.names))
-        inputs: dict[str, Any] = {"messages": messages}
-        if self.work.choices is not None:
-            choices = self._choices()
-            calibrate = bool(self._value("calibrate", self.work.calibrate, BOOLEAN))
-            inputs |= {"choices": choices} | ({"calibrate": True} if calibrate else {})
-            return await handle.choose(messages, choices, calibrate=calibrate), inputs
-        samples = self._value("samples", self.work.samples, INTEGER)
-        request = GenerateRequest(
-            messages=tuple(messages),
-            sampling=self._sampling(),
-            seed=self._seed(),
-            sample_indices=tuple(range(samples)) if samples is not None else (0,),
-            json_schema=self.work.json_schema,
-            top_logprobs=self._value("top_logprobs", self.work.top_logprobs, INTEGER),
-        )
-        completions = await handle.generate(request)
-        inputs["sampling"] = request.sampling.model_dump(exclude_defaults=True)
-        return (completions if samples is not None else completions[0]), inputs
-
-    def _value(self, name: str, data: Data | None, target: Type) -> Any:
-        if data is None:
-            return None
-        try:
-            value = coerce(data.evaluate(self.names), target)
-        except CoercionError as error:
-            raise FunctionError(f"{name}: {error}") from error
-        if name == "samples" and not 1 <= value <= 10_000:
-            raise FunctionError(f"samples is from 1 to 10,000, this is {value}")
-        return value
-
-    def _seed(self) -> int:
-        from gristmill._run import derive_seed
-
-        seed = self._value("seed", self.work.seed, INTEGER) or 0
-        return derive_seed(seed, 0, 0, self.turn.seed_offset)
-
-    def _sampling(self) -> Sampling:
-        values = {name: data_of(data.evaluate(self.names)) for name, data in self.work.sampling.items()}
-        try:
-            return Sampling(**values)
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise FunctionError(f"{where}: {first['msg']}, this is {shorten(first['input'])}") from error
-
-    def _choices(self) -> list[str]:
-        assert self.work.choices is not None
-        choices = [_text(choice) for choice in self.work.choices.evaluate(self.names)]
-        if len(choices) < 2 or len(set(choices)) < len(choices) or "" in choices:
-            raise FunctionError(f"choices are at least two different texts, none of them empty; these are {choices!r}")
-        return choices
-
-    def _messages(self) -> list[Message]:
-        messages: list[Message] = []
-        for part in self.work.messages:
-            if isinstance(part, Splice):
-                messages += self._spliced(part)
-            else:
-                messages.append(self._turn(part))
-        if self.work.examples is not None:
-            after_system = 1 if messages and messages[0].role == "system" else 0
-            messages[after_system:after_system] = self._examples()
-        return messages
-
-    def _turn(self, part: Turn) -> Message:
-        text = part.content.evaluate(self.names)
-        if part.role == "user" and not text.strip():
-            raise FunctionError("the prompt is empty")
-        return Message(role=part.role, content=text)
-
-    def _spliced(self, part: Splice) -> list[Message]:
-        """Return turns that come from data: they may be the user's and the assistant's, never the system's."""
-        turns = []
-        for item in part.data.evaluate(self.names):
-            record = plain(item)
-            if not isinstance(record, dict) or record.get("role") not in ("user", "assistant"):
-                raise FunctionError(
-                    f"a message from data has the role user or assistant, this is {shorten(item)}",
-                    hint="write a system message in the recipe itself",
-                )
-            turns.append(Message(role=record["role"], content=_text(record.get("content"))))
-        return turns
-
-    def _examples(self) -> list[Message]:
-        assert self.work.examples is not None
-        turns = []
-        for pair in self.work.examples.evaluate(self.names):
-            record = plain(pair)
-            if not isinstance(record, dict) or set(record) != {"input", "output"}:
-                raise FunctionError(f"an example has `input` and `output`, this is {shorten(pair)}")
-            turns += [Message(role="user", content=_text(record["input"]))]
-            turns += [Message(role="assistant", content=_text(record["output"]))]
-        return turns
-
-
-def _text(value: Any) -> str:
-    text = data_of(value)
-    if isinstance(text, str):
-        return text
-    raise FunctionError(f"text is wanted, this is {shorten(value)}")
-
-
-def step_model(turn: Turnstile, name: str, adapters: dict[str, float]) -> StepModel:
-    """Return a model of the recipe as this step uses it.
-
-    Raises:
-        FunctionError: the recipe declares none of that name, or it makes no model.
-    """
-    owner = turn.owner
-    declared = owner.recipe.models.get(name)
-    if declared is None:
-        raise FunctionError(f"{name!r} is no model of this recipe", hint=suggest(name, owner.recipe.models))
-    unknown = set(adapters) - set(declared.adapters)
-    if unknown:
-        first = sorted(unknown)[0]
-        raise FunctionError(f"{first!r} is no adapter of model {name!r}", hint=suggest(first, declared.adapters))
-
-    def called(model: str, n_samples: int, n_cached: int, usage: Usage, elapsed_s: float) -> None:
-        owner._emit(ModelCalled(owner.options.now(), turn.path, model, n_samples, n_cached, usage, elapsed_s))
-
-    def on_delta(delta: Delta) -> None:
-        now = owner.options.now()
-        owner._emit(Token(now, turn.path, delta.sample, turn.item, delta.text, delta.n_tokens))
-
-    return StepModel(
-        model=owner.services.model(declared),
-        cache=owner.services.cache,
-        mode=turn.cache_mode,
-        spending=owner.spending,
-        log=turn.log,
-        adapters=adapters,
-        called=called,
-        on_delta=on_delta if owner.options.wants_tokens else None,
-        semantic=None if turn.step.semantic is None else owner.services.semantic(),
-        threshold=turn.step.semantic or 1.0,
-        note=lambda text: owner._emit(StepNoted(owner.options.now(), turn.path, text)),
-    )
-
-
 class StepContext:
     """The `Context` that a function is handed."""
 
@@ -373,8 +217,6 @@ class StepContext:
 
     @property
     def seed(self) -> int:
-        from gristmill._run import derive_seed
-
         return derive_seed(0, 0, 0, self._turn.seed_offset)
 
     @property
@@ -429,4 +271,4 @@ class StepContext:
 
     def note(self, text: str) -> None:
         owner = self._turn.owner
-        owner._emit(StepNoted(owner.options.now(), self._turn.path, text))
+        owner.emit(StepNoted(owner.options.now(), self._turn.path, text))

@@ -60,13 +60,17 @@ def data_of(value: Any) -> Any:
     return value.as_text() if isinstance(value, Value) and value.text_field is not None else value
 
 
+_KEYS = (str, int, float)  # tuples: a union would be made anew for every value that is looked up
+_ORDERED = (list, tuple, str)
+
+
 def member(value: Any, key: Any) -> Any:
     """Return `value.key`: a mapping's entry, a model's declared field, or a list's item; never a method.
 
     Raises:
         MissingError: there is none.
     """
-    if not isinstance(key, str | int | float):
+    if not isinstance(key, _KEYS):
         raise MissingError(f"a key is text or a whole number, this is a {type(key).__name__}")
     if isinstance(value, Mapping):
         if key in value:
@@ -78,7 +82,7 @@ def member(value: Any, key: Any) -> Any:
         if key in fields:
             return getattr(value, str(key))
         raise MissingError(f"{type(value).__name__} has no field {key!r}: it has {', '.join(fields)}")
-    if isinstance(value, list | tuple | str) and isinstance(key, int) and not isinstance(key, bool):
+    if isinstance(value, _ORDERED) and isinstance(key, int) and not isinstance(key, bool):
         if -len(value) <= key < len(value):
             return value[key]
         raise MissingError(f"there is no item {key}: there are {len(value)}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -224,6 +224,25 @@ class Step:
         return self.references | frozenset(self.needs)
 
 
+@dataclass(frozen=True, slots=True)
+class Order:
+    """The graph of a recipe's steps, as its runs need it."""
+
+    n_before: Mapping[str, int]
+    """How many steps each waits for."""
+    followers: Mapping[str, Sequence[str]]
+    first: tuple[str, ...]
+
+    @classmethod
+    def of(cls, steps: Mapping[str, Step]) -> Order:
+        n_before = {name: len(step.waits_for) for name, step in steps.items()}
+        followers: dict[str, list[str]] = {name: [] for name in steps}
+        for name, step in steps.items():
+            for before in step.waits_for:
+                followers[before].append(name)
+        return cls(n_before, followers, tuple(name for name, count in n_before.items() if count == 0))
+
+
 @dataclass(slots=True)
 class Recipe:
     """A recipe, checked. `diagnostics` may hold warnings; a recipe with errors is never handed out to run."""
@@ -241,6 +260,14 @@ class Recipe:
     diagnostics: list[Diagnostic] = field(default_factory=list)
     digest: str = ""
     """SHA-256 of the file."""
+    _order: Order | None = field(default=None, init=False, repr=False, compare=False)
+
+    @property
+    def order(self) -> Order:
+        """What waits for what; made once, when the recipe is first run."""
+        if self._order is None:
+            self._order = Order.of(self.steps)
+        return self._order
 
     @property
     def folder(self) -> Path:
