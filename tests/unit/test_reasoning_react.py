@@ -14,7 +14,18 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from pydantic import Field
 
-from gristmill import GenerateRequest, Kernel, ModelCalled, Passage, RunError, RunResult, StepNoted, Tool, function
+from gristmill import (
+    CapabilityError,
+    GenerateRequest,
+    Kernel,
+    ModelCalled,
+    Passage,
+    RunError,
+    RunResult,
+    StepNoted,
+    Tool,
+    function,
+)
 from gristmill.schemas.jsonschema import problems
 from gristmill.testing import FakeModel, FakePlugin
 from gristmill_plugins.reasoning._react_schema import bounded, describe, most_tokens, turn_schema
@@ -202,6 +213,83 @@ def test_results_are_shown_as_text_and_cut(agent: Any) -> None:
     _, model = agent(calls, {"use": "desk.passages"}, {"use": "desk.record"}, result_length=50)
     assert model.requests[1].messages[-1].content == "Observation: " + ("first " * 300)[:49] + "…"
     assert model.requests[2].messages[-1].content == 'Observation: {"item": "rye", "n": 1}'
+
+
+@pytest.fixture
+def window(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Give the fake model a window of so many tokens, which are words to it."""
+    return lambda tokens: monkeypatch.setattr(FakeModel, "context_tokens", property(lambda _: tokens))
+
+
+def asking_for(*numbers: int) -> list[str]:
+    return [*(call("passages", query=f"q{n}") for n in numbers), answer("done")]
+
+
+PASSAGES = {"use": "desk.passages"}
+
+
+def observed(request: GenerateRequest) -> list[int]:
+    """The lengths of the results that a request shows."""
+    return [len(one.content) for one in request.messages if one.content.startswith("Observation")]
+
+
+def test_a_conversation_that_outgrows_the_window_loses_its_oldest_results_first_and_says_so(
+    agent: Any, window: Any
+) -> None:
+    window(1160)  # each result is some 170 words, and a turn may have half of the window
+    result, model = agent(asking_for(1, 2, 3, 4), PASSAGES)
+    shown = [observed(request) for request in model.requests]
+    whole = shown[1][0]
+    assert shown == [[], [whole], [whole, whole], [100, whole, whole], [100, 100, whole, whole]]
+    assert result.output.text == "done"
+    assert result.output.trimmed == (1, 2)
+    assert [event.text for event in result.trace if isinstance(event, StepNoted) and "full" in event.text] == [
+        "turn 4: the model's window is full: turn 1 shortened",
+        "turn 5: the model's window is full: turn 2 shortened",
+    ]
+    assert [len(turn.result) for turn in result.output.turns[:4]] == [1000] * 4
+
+
+def test_turns_are_left_out_where_shortening_is_not_enough_but_never_the_latest(agent: Any, window: Any) -> None:
+    window(200)
+    result, model = agent(asking_for(1, 2, 3), PASSAGES)
+    shown = model.requests[-1].messages
+    assert [message.role for message in shown] == ["system", "user", "assistant", "user"]
+    assert shown[1].content == "Question: Q?"
+    assert '"q3"' in shown[2].content
+    assert len(shown[3].content) == 100
+    assert result.output.trimmed == (1, 2, 3)
+    assert any("turn 1 left out" in event.text for event in result.trace if isinstance(event, StepNoted))
+
+
+def test_a_conversation_that_fits_is_shown_whole_and_not_even_counted(
+    agent: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(*_: Any) -> int:
+        raise AssertionError("counted")
+
+    monkeypatch.setattr(FakeModel, "count_tokens", refuse)
+    result, _ = agent([call("price", item="rye"), answer("3")], PRICE)
+    assert result.output.trimmed == ()
+
+
+@pytest.mark.parametrize("unknown", ["context_tokens", "count_tokens"])
+def test_a_model_that_does_not_know_its_window_sees_everything_and_one_that_cannot_count_is_estimated(
+    agent: Any, window: Any, monkeypatch: pytest.MonkeyPatch, unknown: str
+) -> None:
+    def refuse(_: Any) -> int:
+        raise CapabilityError("it does not know")
+
+    async def refuse_text(_: Any, __: str) -> int:
+        return refuse(None)
+
+    window(1800)
+    if unknown == "context_tokens":
+        monkeypatch.setattr(FakeModel, "context_tokens", property(refuse))
+    else:
+        monkeypatch.setattr(FakeModel, "count_tokens", refuse_text)
+    result, _ = agent(asking_for(1, 2, 3, 4), PASSAGES)
+    assert result.output.trimmed == (() if unknown == "context_tokens" else (1, 2))
 
 
 def test_a_result_that_looks_like_a_prompt_or_a_role_stays_the_users_text(agent: Any, tmp_path: Path) -> None:

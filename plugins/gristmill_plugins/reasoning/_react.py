@@ -4,7 +4,8 @@ Yao et al. 2022 (ReAct), with one difference: a turn is decoded under a JSON Sch
 choice of a tool and its arguments always parse. Tools are what the recipe lists: functions, recipes, tools of an MCP
 server, functions of semantic-kernel. Invariants: a tool's result comes back as a user's turn, cut to a length, never as
 the system's; a tool that fails is told to the model and does not fail the agent; a call that was made before is not
-made again; turns, tokens and seconds have limits.
+made again; turns, tokens and seconds have limits; what outgrows the model's window is cut, the oldest results first
+(`_react_window`), and the result says so.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from gristmill import (
 from gristmill_plugins.reasoning._asking import Given, Question, assistant, user, write
 from gristmill_plugins.reasoning._prompts import Prompt, Replaced, load
 from gristmill_plugins.reasoning._react_schema import describe, most_tokens, turn_schema
+from gristmill_plugins.reasoning._react_window import Conversation
 
 Stopped = Literal["answered", "turns", "repeated", "tokens", "seconds"]
 
@@ -72,6 +74,8 @@ class Agent(Candidate):
     stopped: Stopped
     """Why it ended: it answered, or which limit made it answer or end."""
     turns: tuple[AgentTurn, ...]
+    trimmed: tuple[int, ...] = ()
+    """Turns, from 1, that the model saw no more, or only the beginning of, since its window was full."""
     prompt: str = ""
 
 
@@ -134,7 +138,10 @@ async def run_agent(run: Context, request: AgentRequest) -> Agent:
         if not limit.expired():
             raise
         agent.stop("seconds")
-    return Agent(text=agent.answer, stopped=agent.stopped, turns=tuple(agent.turns), prompt=request.prompt.label)
+    return Agent(
+        text=agent.answer, stopped=agent.stopped, turns=tuple(agent.turns), trimmed=agent.conversation.trimmed,
+        prompt=request.prompt.label,
+    )  # fmt: skip
 
 
 class _Agent:
@@ -153,7 +160,7 @@ class _Agent:
         self.answer = ""
         self.stopped: Stopped = "answered"
         self.usage_before = run.usage
-        self.messages = self._beginning()
+        self.conversation = Conversation(self._beginning())
 
     def _beginning(self) -> list[Message]:
         thought = {"thought": "..."} if self.request.thoughts else {}
@@ -221,9 +228,12 @@ class _Agent:
             tools, thoughts=self.request.thoughts, answer_length=self.request.answer_length if may_answer else None
         )
         part = self.run.apart(f"turn {n}")
-        model = part.model(self.request.model)
-        completion = (await write(part, model, self.messages, max_tokens=most_tokens(schema), schema=schema))[0]
-        self.messages.append(assistant(completion.text))
+        model, most = part.model(self.request.model), most_tokens(schema)
+        # Most is a token for each byte of the longest turn, four for each character; texts take one for each at most.
+        if cut := await self.conversation.fit(model, most // 4):
+            self.run.note(f"turn {n}: the model's window is full: {cut}")
+        completion = (await write(part, model, self.conversation.messages, max_tokens=most, schema=schema))[0]
+        self.conversation.say(n, assistant(completion.text))
         written: dict[str, Any] = completion.value
         return written
 
@@ -257,7 +267,7 @@ class _Agent:
         self.run.note(f"turn {n}: {tool.name}({shown}) {'failed' if failed else '->'} {_cut(result, 120)}")
 
     def _tell(self, text: str) -> None:
-        self.messages.append(user(text))
+        self.conversation.tell(user(text))
 
 
 def _n_tokens(usage: Usage) -> int:
