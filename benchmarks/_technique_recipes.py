@@ -179,21 +179,18 @@ def cascade(task: Task, pool: Sequence[Row]) -> Recipe:
     return recipe({"answer": {"use": "ensemble.cascade", "model": "main", "with": arguments}})
 
 
-TECHNIQUES = {
-    technique.name: technique
-    for technique in (
-        Technique("plain", plain, ALL_KINDS, generative=True),
-        Technique("choices", choices, CHOICE_KINDS),
-        Technique("choices, calibrated", calibrated, CHOICE_KINDS),
-        Technique("few-shot", few_shot, ALL_KINDS),
-        Technique("few-shot, calibrated", few_shot_calibrated, CHOICE_KINDS),
-        Technique("five prompts, vote", vote, CHOICE_KINDS),
-        Technique("five prompts, choose", choose, CHOICE_KINDS),
-        Technique("five prompts, choose, calibrated", choose_calibrated, CHOICE_KINDS),
-        Technique("stack", stack, CHOICE_KINDS, fit="answer"),
-        Technique("cascade", cascade, CHOICE_KINDS, fit="answer"),
-        Technique("step by step", step_by_step, ALL_KINDS, generative=True),
-        Technique("worked examples", worked_examples, ("number",), generative=True),
-        Technique("self-consistency", self_consistency, ("number",), generative=True),
-    )
-}
+PROMPT_TECHNIQUES = (
+    Technique("plain", plain, ALL_KINDS, generative=True),
+    Technique("choices", choices, CHOICE_KINDS),
+    Technique("choices, calibrated", calibrated, CHOICE_KINDS),
+    Technique("few-shot", few_shot, ALL_KINDS),
+    Technique("few-shot, calibrated", few_shot_calibrated, CHOICE_KINDS),
+    Technique("five prompts, vote", vote, CHOICE_KINDS),
+    Technique("five prompts, choose", choose, CHOICE_KINDS),
+    Technique("five prompts, choose, calibrated", choose_calibrated, CHOICE_KINDS),
+    Technique("stack", stack, CHOICE_KINDS, fit="answer"),
+    Technique("cascade", cascade, CHOICE_KINDS, fit="answer"),
+    Technique("step by step", step_by_step, ALL_KINDS, generative=True),
+    Technique("worked examples", worked_examples, ("number",), generative=True),
+    Technique("self-consistency", self_consistency, ("number",), generative=True),
+)

@@ -34,7 +34,8 @@ from pathlib import Path
 from typing import Any
 
 import _quiet
-from _technique_recipes import TECHNIQUES, Technique
+from _technique_recipes import PROMPT_TECHNIQUES, Technique
+from _technique_steps import STEP_TECHNIQUES
 from _technique_tasks import TASKS, Row, Task
 
 from gristmill import Kernel, PromptCache, RecipeError, RunError, RunnableRecipe, RunResult
@@ -45,6 +46,7 @@ COST_ROWS = 5
 AT_ONCE = 4
 ATTEMPTS = 4
 DRAWS = 10_000
+TECHNIQUES = {technique.name: technique for technique in (*PROMPT_TECHNIQUES, *STEP_TECHNIQUES)}
 
 Record = dict[str, Any]
 
