@@ -26,6 +26,7 @@ from gristmill_plugins.retrieval._index_progress import Progress
 from gristmill_plugins.retrieval._index_walk import walk
 from gristmill_plugins.retrieval._store import IndexFile, Stand
 from gristmill_plugins.retrieval._store_file import WriterLock
+from gristmill_plugins.retrieval._store_file import _version_of as version_of
 
 
 class Counting(FakeEmbedder):
@@ -465,16 +466,73 @@ def test_a_damaged_index_says_so(desk: Desk) -> None:
     assert str(path) in error.message
 
 
-def test_another_programs_file_and_another_version_are_left_alone(desk: Desk) -> None:
+def test_another_programs_file_is_left_alone(desk: Desk) -> None:
     desk.write("a.txt", "the mill")
     desk.index()
-    for pragma, told in (("user_version = 99", "has version 99"), ("application_id = 5", "is no index of gristmill's")):
-        desk.kernel.close()
-        with sqlite3.connect(desk.index_file) as connection:
-            connection.execute(f"PRAGMA {pragma}")
-        connection.close()
-        desk.kernel = desk.open()
-        assert told in str(desk.fails(lambda: desk.search("mill")))
+    changed(desk, "PRAGMA application_id = 5")
+    assert "is no index of gristmill's" in str(desk.fails(lambda: desk.search("mill")))
+    assert "is no index of gristmill's" in str(desk.fails(desk.index))
+
+
+OTHER_TABLES = "ALTER TABLE chunks DROP COLUMN gap"
+OTHER_VERSION = "PRAGMA user_version = 1"
+
+
+def changed(desk: Desk, *statements: str) -> None:
+    """Change the index while nobody has it open, and open a kernel again."""
+    desk.kernel.close()
+    connection = sqlite3.connect(desk.index_file, isolation_level=None)
+    for statement in statements:
+        connection.execute(statement)
+    connection.close()
+    desk.kernel = desk.open()
+
+
+def test_an_index_of_another_version_is_made_anew_from_documents_that_are_there(desk: Desk) -> None:
+    desk.write("a.txt", "the mill")
+    desk.search("mill")
+    changed(desk, OTHER_TABLES, OTHER_VERSION)
+    assert [passage.text for passage in desk.search("mill")] == ["the mill"]
+    assert desk.embedder.texts.count("the mill") == 2
+    desk.search("mill")
+    assert desk.embedder.texts.count("the mill") == 2
+
+
+def test_a_named_index_of_another_version_says_how_it_is_made_anew(desk: Desk) -> None:
+    desk.write("a.txt", "the mill")
+    desk.index("name: manual")
+    changed(desk, OTHER_TABLES, OTHER_VERSION)
+    error = desk.fails(lambda: desk.search("mill", "index: manual"))
+    assert isinstance(error, StoreError)
+    assert error.cause == "version"
+    assert error.message == f"{desk.index_file} was made by another version of gristmill"
+    assert error.hint == "run retrieval.index for it again: it is made anew from the documents"
+    assert desk.index("name: manual").n_embedded == 1
+    assert [passage.text for passage in desk.search("mill", "index: manual")] == ["the mill"]
+
+
+def test_other_tables_are_another_version_and_other_comments_are_not() -> None:
+    tables = "CREATE TABLE a (\n    b TEXT  -- words\n)"
+    assert version_of(tables) == version_of("CREATE TABLE a ( b TEXT )")
+    assert version_of(tables) != version_of("CREATE TABLE a ( b TEXT, c TEXT )")
+    assert 0 < version_of(tables) < 2**31  # SQLite keeps it in 32 bits with a sign
+
+
+def test_a_log_that_was_left_behind_is_not_read_into_the_next_index(desk: Desk) -> None:
+    desk.write("a.txt", "the mill")
+    desk.search("mill")
+    path = desk.index_file
+    log = path.with_name(path.name + "-wal")
+    assert log.stat().st_size == 0  # published, so all is in the file
+    with sqlite3.connect(path, isolation_level=None) as other:
+        other.execute("UPDATE chunks SET text = 'a ghost'")
+        left = log.read_bytes()
+    other.close()
+    desk.kernel.close()
+    path.unlink()
+    log.write_bytes(left)
+    desk.kernel = desk.open()
+    assert [passage.text for passage in desk.search("mill")] == ["the mill"]
 
 
 def test_one_writer_at_a_time(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from gristmill import Context, Embedder, FunctionError, Passage
+from gristmill import Context, Embedder, FunctionError, Passage, StoreError
 from gristmill_plugins.retrieval._chunks import Chunker, SplitOptions, estimated_tokens
 from gristmill_plugins.retrieval._index_build import Build, OnError, Plan, Tally, changed_files
 from gristmill_plugins.retrieval._index_walk import walk
@@ -22,7 +22,7 @@ from gristmill_plugins.retrieval._llama_index_parts import Parts
 from gristmill_plugins.retrieval._readers import READERS
 from gristmill_plugins.retrieval._search import Query, find
 from gristmill_plugins.retrieval._store import IndexFile, Stand
-from gristmill_plugins.retrieval._store_file import WriterLock
+from gristmill_plugins.retrieval._store_file import WriterLock, discard_outdated, is_outdated
 from gristmill_plugins.retrieval._store_view import View
 
 DEFAULT_OPTIONS: Mapping[str, Any] = {
@@ -50,8 +50,17 @@ class Opened:
         return 0 < stand.watermark <= _SMALL_CHUNKS and self._n_seen <= _SMALL_FILES
 
     def look(self, asked: Query, roots: Sequence[Path], context: Context) -> list[Passage] | None:
-        """Search; None if there is no index, or some document changed since it was made."""
-        stand, rows = self.file.current()
+        """Search; None if there is no index, or it is to be brought up to date with its documents.
+
+        Raises:
+            StoreError: a named index is of another version: its documents are not known here.
+        """
+        try:
+            stand, rows = self.file.current()
+        except StoreError as error:
+            if not roots or error.cause != "version":
+                raise
+            return None
         if not stand.generation:
             return None
         self._n_seen = 0
@@ -88,7 +97,13 @@ class Run:
         self.again = again
 
     async def bring_up_to_date(self) -> tuple[Stand, Tally, int]:
-        """Index what changed, if anything did; take the options of the index where none are given."""
+        """Index what changed, if anything did; take the options of the index where none are given.
+
+        An index of another version is made anew, for its documents are here.
+        """
+        if await asyncio.to_thread(is_outdated, self.file.folder):
+            async with _only_writer(self.file.folder):
+                await asyncio.to_thread(discard_outdated, self.file.folder)
         before, rows = await asyncio.to_thread(self.file.current)
         plan = self._plan(before)
         found = await asyncio.to_thread(walk, self.roots, READERS.keys() | plan.readers.keys(), self.context.path)

@@ -1,5 +1,8 @@
 """The file of an index: its tables, how it is made and opened, who may write it, and what its errors mean.
 
+A file with other tables is another version's. Nothing is converted: an index can be made again from its documents, and
+the writer who has them takes the old file away (`discard_outdated`); who only reads is told to index again.
+
 It reads and writes no passage (`_store` does). Invariants: a file appears whole, with all its tables, or not at all;
 one process at a time holds the right to write, and loses it when it dies; every error of SQLite leaves here as a
 StoreError that says what to do.
@@ -7,7 +10,9 @@ StoreError that says what to do.
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -19,7 +24,6 @@ INDEX_NAME = "index.sqlite3"
 LOCK_NAME = "lock.sqlite3"
 APPLICATION_ID = 0x67726D69
 """Marks the file as ours ("grmi")."""
-VERSION = 1
 BUSY_S = 30.0
 
 # synchronous NORMAL: with the write-ahead log a commit survives the death of the process; a power cut may lose the
@@ -70,6 +74,16 @@ CREATE VIRTUAL TABLE words USING fts5(text, content='', tokenize='porter unicode
 """
 
 
+def _version_of(schema: str) -> int:
+    """Return a number for SQLite's `user_version` that changes with the tables, and not with what is said of them."""
+    bare = " ".join(re.sub(r"--.*", "", schema).split())
+    return int.from_bytes(hashlib.sha256(bare.encode()).digest()[:4], "big") >> 1
+
+
+VERSION = _version_of(_SCHEMA)
+"""A digest and no counter, so that no change of the tables can forget to raise it."""
+
+
 def open_index(folder: Path, *, make: bool) -> sqlite3.Connection | None:
     """Open the index in a folder; None where there is none and none is made.
 
@@ -94,10 +108,13 @@ def open_index(folder: Path, *, make: bool) -> sqlite3.Connection | None:
 
 
 def _make(path: Path) -> None:
-    """Make the file beside its place and move it there, so that nobody opens half of one."""
+    """Make the file beside its place and move it there, so that nobody opens half of one.
+
+    A log that a file of before left there would be read into the new one, so it goes first.
+    """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     new = path.with_suffix(".new")
-    for leftover in (new, Path(f"{new}-wal"), Path(f"{new}-shm")):
+    for leftover in (*_files_of(new), *_files_of(path)):
         leftover.unlink(missing_ok=True)
     new.touch(mode=0o600)
     connection = _connect(new)
@@ -111,6 +128,40 @@ def _make(path: Path) -> None:
     finally:
         connection.close()  # writes the log into the file
     os.replace(new, path)
+
+
+def _files_of(path: Path) -> tuple[Path, Path, Path]:
+    return path, Path(f"{path}-wal"), Path(f"{path}-shm")
+
+
+def discard_outdated(folder: Path) -> None:
+    """Take away the index in a folder if it is another version's. The caller holds the right to write."""
+    if is_outdated(folder):
+        for file in _files_of(folder / INDEX_NAME):  # the log last: what is left of it goes when the next is made
+            file.unlink(missing_ok=True)
+
+
+def is_outdated(folder: Path) -> bool:
+    """Tell whether there is an index of gristmill's in a folder that this version cannot read.
+
+    Raises:
+        StoreError: it cannot be opened.
+    """
+    path = folder / INDEX_NAME
+    with explained(path):
+        if not path.exists():
+            return False
+        connection = _connect(path)
+        try:
+            mark, version = _marks(connection)
+        finally:
+            connection.close()
+        return mark == APPLICATION_ID and version != VERSION
+
+
+def _marks(connection: sqlite3.Connection) -> tuple[int, int]:
+    mark = connection.execute("PRAGMA application_id").fetchone()[0]
+    return int(mark), int(connection.execute("PRAGMA user_version").fetchone()[0])
 
 
 def _connect(path: Path) -> sqlite3.Connection:
@@ -127,14 +178,13 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 
 def _check(connection: sqlite3.Connection, path: Path) -> None:
-    mark = int(connection.execute("PRAGMA application_id").fetchone()[0])
-    version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+    mark, version = _marks(connection)
     if mark != APPLICATION_ID:
         raise StoreError(f"{path} is no index of gristmill's", store=str(path), cause="damaged",
                          hint="move it away, and it is made anew")  # fmt: skip
     if version != VERSION:
-        raise StoreError(f"{path} has version {version}, this gristmill reads version {VERSION}", store=str(path),
-                         cause="version", hint="upgrade gristmill, or move it away and it is made anew")  # fmt: skip
+        raise StoreError(f"{path} was made by another version of gristmill", store=str(path), cause="version",
+                         hint="run retrieval.index for it again: it is made anew from the documents")  # fmt: skip
 
 
 @contextmanager
