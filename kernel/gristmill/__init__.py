@@ -45,7 +45,6 @@ if TYPE_CHECKING:
     from gristmill._events import StepStarted as StepStarted
     from gristmill._events import Token as Token
     from gristmill._kernel import Kernel as Kernel
-    from gristmill._kernel import RunnableRecipe as RunnableRecipe
     from gristmill._language._diagnostics import Diagnostic as Diagnostic
     from gristmill._memory import Memory as Memory
     from gristmill._memory import SqliteStore as SqliteStore
@@ -81,6 +80,7 @@ if TYPE_CHECKING:
     from gristmill._plugins import ToolList as ToolList
     from gristmill._plugins import function as function
     from gristmill._plugins import model_provider as model_provider
+    from gristmill._runnable import RunnableRecipe as RunnableRecipe
     from gristmill._values import Candidate as Candidate
     from gristmill._values import Choice as Choice
     from gristmill._values import Completion as Completion
@@ -101,7 +101,8 @@ _HOMES = {
     "RunError StoreError UsageError suggest",
     "_events": "Event ModelCalled ModelLoading RunFinished RunResult RunStarted StepCancelled StepFailed StepFinished "
     "StepNoted StepResult StepRetried StepStarted Token",
-    "_kernel": "Kernel RunnableRecipe",
+    "_kernel": "Kernel",
+    "_runnable": "RunnableRecipe",
     "_memory": "Memory SqliteStore",
     "_models": "Capability CollectionInfo CollectionName Combine Delta Embedder GenerateRequest Hit Member Model "
     "OnDelta Sampling ScoreRequest Scores Session StoreQuery StoredRecord ToolExchange ToolSpec VectorStore",

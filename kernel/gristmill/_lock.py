@@ -59,34 +59,60 @@ def write_lock(recipe: Recipe, model_of: Callable[[ModelDeclaration], Model]) ->
     return path
 
 
-def verify_lock(recipe: Recipe, model_of: Callable[[ModelDeclaration], Model]) -> None:
-    """Compare a recipe with its lock, if it has one.
+class Lock:
+    """The lock beside a recipe, if there is one: read again only when its file changes."""
 
-    Raises:
-        UsageError: naming everything that differs.
-    """
-    path = lock_path(recipe)
-    try:
-        locked = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path}: the lock cannot be read: {error}", hint="write it anew: gristmill lock") from error
-    pins = locked.get("pins") if isinstance(locked, dict) and locked.get("lock") == LOCK_VERSION else None
-    if not isinstance(pins, dict):
-        raise UsageError(f"{path}: this is no lock of version {LOCK_VERSION}", hint="write it anew: gristmill lock")
-    now = make_lock(recipe, model_of)["pins"]
-    changed = [
-        f"{key}: locked {_short(pins.get(key))}, now {_short(now.get(key))}"
-        for key in sorted({*pins, *now})
-        if pins.get(key) != now.get(key)
-    ]
-    if changed:
-        told = "\n  ".join(changed)
-        raise UsageError(
-            f"{path.name} does not match what is here:\n  {told}",
-            hint=f"undo the change, or accept it: gristmill lock {recipe.path.name}",
-        )
+    def __init__(self, recipe: Recipe) -> None:
+        self._recipe = recipe
+        self._path = str(lock_path(recipe))
+        self._seen: tuple[int, int, int] | None = None
+        self._pins: dict[str, Any] = {}
+
+    def verify(self, model_of: Callable[[ModelDeclaration], Model]) -> None:
+        """Compare the recipe with its lock; where none is, that costs one question to the file system.
+
+        Raises:
+            UsageError: naming everything that differs.
+        """
+        try:
+            found = os.stat(self._path)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise self._unreadable(error) from error
+        seen = (found.st_ino, found.st_size, found.st_mtime_ns)
+        if seen != self._seen:
+            self._pins, self._seen = self._read(), seen
+        self._compare(make_lock(self._recipe, model_of)["pins"])
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            with open(self._path, encoding="utf-8") as file:
+                locked = json.load(file)
+        except (OSError, ValueError) as error:
+            raise self._unreadable(error) from error
+        pins = locked.get("pins") if isinstance(locked, dict) and locked.get("lock") == LOCK_VERSION else None
+        if not isinstance(pins, dict):
+            what = f"{self._path}: this is no lock of version {LOCK_VERSION}"
+            raise UsageError(what, hint="write it anew: gristmill lock")
+        return pins
+
+    def _unreadable(self, error: Exception) -> UsageError:
+        return UsageError(f"{self._path}: the lock cannot be read: {error}", hint="write it anew: gristmill lock")
+
+    def _compare(self, now: dict[str, str]) -> None:
+        pins = self._pins
+        changed = [
+            f"{key}: locked {_short(pins.get(key))}, now {_short(now.get(key))}"
+            for key in sorted({*pins, *now})
+            if pins.get(key) != now.get(key)
+        ]
+        if changed:
+            told = "\n  ".join(changed)
+            raise UsageError(
+                f"{Path(self._path).name} does not match what is here:\n  {told}",
+                hint=f"undo the change, or accept it: gristmill lock {self._recipe.path.name}",
+            )
 
 
 def _short(digest: Any) -> str:

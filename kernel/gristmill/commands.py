@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from gristmill._kernel import Kernel, RunnableRecipe
+    from gristmill._kernel import Kernel
+    from gristmill._runnable import RunnableRecipe
 
 __all__ = [
     "JsonOption", "ModelOption", "PluginOption", "RecipeArgument", "SetOption",

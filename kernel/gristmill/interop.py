@@ -26,8 +26,9 @@ from gristmill._plugins import FunctionSpec
 if TYPE_CHECKING:
     from gristmill._calls import CacheMode
     from gristmill._events import RunResult
-    from gristmill._kernel import Kernel, RunnableRecipe
+    from gristmill._kernel import Kernel
     from gristmill._models import GenerateRequest
+    from gristmill._runnable import RunnableRecipe
 
 __all__ = ["Offer", "asking", "calling", "declare", "function_offers", "recipe_offer"]
 
@@ -206,7 +207,7 @@ def _node() -> Scalar:
 
 
 def _one_step(kernel: Kernel, name: str, step: Step, models: Models) -> RunnableRecipe:
-    from gristmill._kernel import RunnableRecipe
+    from gristmill._runnable import RunnableRecipe
 
     recipe = Recipe(
         path=Path.cwd() / name,  # its folder is what the run may read

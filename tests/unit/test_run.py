@@ -29,7 +29,6 @@ from gristmill import (
     UsageError,
     function,
 )
-from gristmill._lock import write_lock
 from gristmill.testing import FakePlugin
 
 if TYPE_CHECKING:
@@ -561,25 +560,6 @@ class TestResume:
         again = bench.kernel.recipe(path).run_with({}, resume=first.run_id)
         assert again.output == first.output
         assert [step.status for step in again.steps.values()] == ["resumed", "resumed"]
-
-
-class TestLock:
-    def test_a_run_with_a_lock_refuses_what_differs(self, recipe: Maker, kernel: Kernel, tmp_path: Path) -> None:
-        (tmp_path / "sub.yaml").write_text("version: 1\nsteps: {b: {use: clock.wait, with: {name: x, seconds: 0}}}")
-        ready = recipe("steps: {a: {recipe: ./sub.yaml}}")
-        write_lock(ready.recipe, kernel.model_of)
-        assert ready.run().output == "x"
-        (tmp_path / "sub.yaml").write_text("version: 1\nsteps: {b: {use: clock.wait, with: {name: y, seconds: 0}}}")
-        with pytest.raises(
-            UsageError, match=r"r\.lock\.json does not match what is here:\n  steps\.a\.recipe: locked "
-        ):
-            recipe("steps: {a: {recipe: ./sub.yaml}}").run()
-
-    @pytest.mark.parametrize("text", ["", "[]", '{"lock": 99}', "\x00"])
-    def test_a_lock_that_is_none_is_refused(self, recipe: Maker, tmp_path: Path, text: str) -> None:
-        (tmp_path / "r.lock.json").write_text(text)
-        with pytest.raises(UsageError, match="lock"):
-            recipe("steps: {a: {prompt: x}}").run()
 
 
 class TestSubRecipes:

@@ -20,8 +20,9 @@ from gristmill.commands import JsonOption, ModelOption, PluginOption, RecipeArgu
 
 if TYPE_CHECKING:
     from gristmill._events import RunResult
-    from gristmill._kernel import Kernel, RunnableRecipe
+    from gristmill._kernel import Kernel
     from gristmill._language._recipe import Recipe
+    from gristmill._runnable import RunnableRecipe
 
 app = typer.Typer(
     name="gristmill",

@@ -26,7 +26,6 @@ import regex
 
 from gristmill._errors import RecipeError, UsageError, suggest
 from gristmill._events import jsonable
-from gristmill._kernel import rebase
 from gristmill._language._diagnostics import shorten_path, sort_unique
 from gristmill._language._expressions import Template
 from gristmill._language._filters import EvaluationError, data_of, to_text
@@ -35,6 +34,7 @@ from gristmill._language._lexer import ExpressionSyntaxError
 from gristmill._language._recipe import Recipe
 from gristmill._language._types import BOOLEAN, CoercionError, Type, coerce, fit, shorten
 from gristmill._language._yaml import ListNode, MapNode, Node, Scalar, YamlDocument, read_yaml
+from gristmill._runnable import rebase
 from gristmill._values import Completion
 from gristmill.schemas.jsonschema import expand_short_form, is_json_schema
 from gristmill.testing import Answer

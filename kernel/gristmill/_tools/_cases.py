@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gristmill._errors import GristmillError, UsageError
-from gristmill._kernel import Kernel, ModelSource, RunnableRecipe
+from gristmill._kernel import Kernel
 from gristmill._language._diagnostics import shorten_path
 from gristmill._language._recipe import ModelDeclaration, Recipe
-from gristmill._lock import verify_lock
+from gristmill._lock import Lock
 from gristmill._models import Model
+from gristmill._runnable import ModelSource, RunnableRecipe
 from gristmill._tools._case_file import Case, named_recipe, read_cases
 from gristmill._work import bind_inputs
 from gristmill.testing import FakeEmbedder, FakeModel, RecordedModel
@@ -132,7 +133,7 @@ class _Recording:
         self.labels = _labels(recipe, "")
         self.models: dict[str, RecordedModel] = {}
         if self.recording:
-            verify_lock(recipe, kernel.model_of)
+            Lock(recipe).verify(kernel.model_of)
         self.answers: dict[str, Any] = {} if self.recording else self._load()
 
     def _load(self) -> dict[str, Any]:
