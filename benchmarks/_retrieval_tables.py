@@ -16,8 +16,8 @@ WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 def tables(rows: Sequence[Row]) -> str:
     """Return every table that there are rows for."""
     makers: dict[str, Callable[[list[Row]], str]] = {
-        "search": _search, "rerank": _rerank, "hyde": _hyde, "answers": _answers, "check": _check, "inject": _inject,
-        "refuse": _refuse,
+        "search": _search, "rerank": _rerank, "hyde": lambda of_part: _hyde(of_part, rows), "answers": _answers,
+        "check": _check, "inject": _inject, "refuse": _refuse,
     }  # fmt: skip
     found = []
     for part, maker in makers.items():
@@ -71,13 +71,26 @@ def _paired(rows: list[Row]) -> str:
 
 def _rerank(rows: list[Row]) -> str:
     lines = []
-    for (name,), group in _groups(rows, lambda row: (row["set"],)).items():
+    for name, group in _by_set(rows).items():
         for weight in WEIGHTS:
             scored = [ranking(_mixed(row, weight), row["relevant"]) for row in group]
-            lines.append(
-                [name, f"{weight:g}", str(len(group)), *(_shown([one[metric] for one in scored]) for metric in RANKING)]
-            )
-    return _markdown(["set", "model's share", "n", *RANKING], lines)
+            gains = [one["nDCG@10"] - ranking(row["found"], row["relevant"])["nDCG@10"]
+                     for one, row in zip(scored, group, strict=True)]  # fmt: skip
+            cells = [_shown([one[metric] for one in scored]) for metric in ("recall@1", "recall@5", "nDCG@10", "MRR")]
+            lines.append([name, f"{weight:g}", str(len(group)), *cells, _gain(gains)])
+    head = ["set", "model's share", "n", "recall@1", "recall@5", "nDCG@10", "MRR", "gain in nDCG@10"]
+    return _markdown(head, lines)
+
+
+def _by_set(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """Return the rows of each set, and of all together."""
+    groups = {name: group for (name,), group in _groups(rows, lambda row: (row["set"],)).items()}
+    return {**groups, "all": list(rows)} if len(groups) > 1 else groups
+
+
+def _gain(differences: Sequence[float]) -> str:
+    mean, low, high = interval(differences)
+    return f"{mean:+.3f} ({low:+.3f} to {high:+.3f})"
 
 
 def _mixed(row: Row, weight: float) -> list[str]:
@@ -93,20 +106,20 @@ def _mixed(row: Row, weight: float) -> list[str]:
     return [*order, *row["found"][len(head) :]]
 
 
-def _hyde(rows: list[Row]) -> str:
+def _hyde(rows: list[Row], searched: Sequence[Row]) -> str:
+    """HyDE beside plain search, over the same questions."""
+    plain = {row["key"].removeprefix("search/"): row for row in searched}
     lines = []
-    for (name,), group in _groups(rows, lambda row: (row["set"],)).items():
+    for name, group in _by_set(rows).items():
         for mode in ("dense", "hybrid"):
             found = [row["modes"][mode] for row in group]
-            lines.append(
-                [
-                    name,
-                    f"HyDE, {mode}",
-                    str(len(group)),
-                    *(_shown([one[metric] for one in found]) for metric in RANKING),
-                ]
-            )
-    return _markdown(["set", "search", "n", *RANKING], lines)
+            cells = [_shown([one[metric] for one in found]) for metric in ("recall@1", "recall@5", "nDCG@10", "MRR")]
+            keys = [f"{row['set']}/{mode}/{row['key'].split('/', 2)[2]}" for row in group]
+            gains = [one["nDCG@10"] - plain[key]["nDCG@10"] for one, key in zip(found, keys, strict=True)
+                     if key in plain]  # fmt: skip
+            lines.append([name, f"HyDE, {mode}", str(len(group)), *cells, _gain(gains) if gains else "-"])
+    head = ["set", "search", "n", "recall@1", "recall@5", "nDCG@10", "MRR", "gain in nDCG@10"]
+    return _markdown(head, lines)
 
 
 def _answers(rows: list[Row]) -> str:

@@ -33,6 +33,7 @@ from gristmill import (
     Sampling,
     function,
 )
+from gristmill._settings import load_settings
 from gristmill.testing import FakeEmbedder, FakePlugin
 from gristmill_plugins.retrieval import RetrievalPlugin
 from gristmill_plugins.retrieval._llama_index_models import make_embedding, make_llm, waited
@@ -202,6 +203,25 @@ def test_a_registered_reader_reads_the_files_of_its_ending(tmp_path: Path) -> No
     (found,) = run(tmp_path, "retrieval.search", "query: mill, index: post, mode: bm25")
     assert (found.text, found.source, found.metadata["sender"]) == ("THE MILL", "docs/a.eml", "me")
     assert "parts" not in found.metadata
+
+
+def test_a_reader_of_llama_indexs_own_plugs_in_by_the_settings(tmp_path: Path) -> None:
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "a.xml").write_text("<doc><title>Mills</title><body>The mill grinds rye.</body></doc>")
+    (tmp_path / "gristmill.toml").write_text('[plugin.retrieval.parts]\nxml = "llama_index.readers.file:XMLReader"\n')
+    (tmp_path / "r.yaml").write_text(
+        "version: 1\nsteps:\n  i:\n    use: retrieval.index\n"
+        "    with: {documents: ./docs, name: pages, readers: {.xml: xml}}\n"
+        "  s:\n    needs: [i]\n    use: retrieval.search\n    with: {query: rye, index: pages, mode: bm25}\n"
+        "output: ${s}\n"
+    )
+    kernel = Kernel(plugins={"retrieval": RetrievalPlugin()}, cache=False, settings=load_settings(tmp_path))
+    kernel.registry._scanned = True  # this plugin and no installed ones
+    kernel.memory._default = FakeEmbedder
+    with kernel:
+        (found,) = kernel.recipe(tmp_path / "r.yaml").run().output
+    assert "The mill grinds rye." in found.text
+    assert found.source == "docs/a.xml"
 
 
 def test_a_part_of_another_kind_is_refused(tmp_path: Path) -> None:

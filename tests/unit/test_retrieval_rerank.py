@@ -176,6 +176,42 @@ def test_a_reranker_of_ones_own_orders_and_drops_but_never_rewrites(rerank_with:
     assert rerank_with("short", found=[]) == []
 
 
+def test_llama_indexs_own_postprocessors_and_a_cross_encoder_are_rerankers(tmp_path: Path) -> None:
+    postprocessor = pytest.importorskip("llama_index.core.postprocessor", reason="it is LlamaIndex's")
+    from llama_index.core.bridge.pydantic import Field
+    from llama_index.core.postprocessor.types import BaseNodePostprocessor
+    from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle
+
+    class CrossEncoder(BaseNodePostprocessor):  # type: ignore[misc]
+        """As SentenceTransformerRerank is: reads question and passage together, and keeps the best `top_n`."""
+
+        top_n: int = Field(default=2)
+
+        def _postprocess_nodes(
+            self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
+        ) -> list[NodeWithScore]:
+            assert query_bundle is not None
+            for node in nodes:
+                text = node.node.get_content(metadata_mode=MetadataMode.EMBED)
+                assert text in [one["text"] for one in FOUND]  # the passage, and nothing that the search said of it
+                node.score = len(set(text.lower().split()) & set(query_bundle.query_str.lower().split()))
+            return sorted(nodes, key=lambda node: -(node.score or 0))[: self.top_n]
+
+    parts = {"cross": CrossEncoder(top_n=1), "similar": postprocessor.SimilarityPostprocessor(similarity_cutoff=1.5)}
+    with Kernel(plugins={"retrieval": RetrievalPlugin(parts)}, cache=False) as kernel:
+        kernel.registry._scanned = True  # these plugins and no installed ones
+
+        def ranked(name: str) -> list[Passage]:
+            path = tmp_path / "r.yaml"
+            path.write_text(RERANK_WITH.replace("NAME", name))
+            output: list[Passage] = kernel.recipe(path).run(found=FOUND).output
+            return output
+
+        (best,) = ranked("cross")
+        assert (best.text, best.source, best.score) == ("The mill stands on the Lea.", "b", 1.0)
+        assert [passage.source for passage in ranked("similar")] == ["a", "b"]
+
+
 @pytest.mark.parametrize(
     ("name", "told"),
     [
