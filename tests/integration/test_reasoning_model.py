@@ -87,6 +87,22 @@ def test_plan_and_solve_answers_behind_a_plan(kernel: Kernel) -> None:
     assert len(output["plan"]) > len(output["answer"]) > 0
 
 
+def test_least_to_most_answers_each_part_before_the_whole(kernel: Kernel) -> None:
+    output = kernel.recipe("least_to_most").run().output
+    assert 1 <= len(output["parts"]) <= 3
+    assert all(part.answer for part in output["parts"])
+    assert output["answer"]
+
+
+def test_reflect_is_judged_by_the_recipe_that_it_names(kernel: Kernel) -> None:
+    result = kernel.recipe("reflect").run(trials=2)
+    for trial in result.steps["tried"].value.trials:
+        n = len(trial.answer.split())
+        assert trial.score == (1.0 if n <= 25 else 0.0)
+        assert trial.feedback == f"The answer has {n} words, and at most 25 are allowed."
+    assert result.output["solved"] == (result.steps["tried"].value.score == 1.0)
+
+
 def test_self_refine_scores_every_draft(kernel: Kernel) -> None:
     output = kernel.recipe("self_refine").run(revisions=1).output
     assert output["text"]
@@ -111,7 +127,16 @@ def test_react_tools_computes_with_what_it_looked_up(kernel: Kernel) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["self_consistency", "cot_few_shot", "plan_and_solve", "self_refine", "tree_of_thought", "react_tools"],
+    [
+        "self_consistency",
+        "cot_few_shot",
+        "plan_and_solve",
+        "least_to_most",
+        "self_refine",
+        "reflect",
+        "tree_of_thought",
+        "react_tools",
+    ],
 )
 def test_a_recipes_own_cases_hold_on_their_scripted_answers(name: str) -> None:
     pytest.importorskip("wordllama", reason="needs the extra gristmill[memory]")
