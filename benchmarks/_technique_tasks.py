@@ -131,7 +131,7 @@ TASKS = {
         ),
         Task(
             "sms_spam",
-            "Is a text message spam or ham? (two labels)",
+            'Is a text message spam or ham? (two labels; always "ham" would be right in 87%)',
             "label",
             "You filter text messages.",
             (
@@ -156,9 +156,28 @@ TASKS = {
                 "${inputs.question} The answer is",
             ),
         ),
-        Task("arc_easy", "School science questions with four options.", "options", _PUPIL, _SCIENCE, True),
-        Task("openbookqa", "Elementary science questions with four options.", "options", _PUPIL, _SCIENCE),
-        Task("commonsenseqa", "Everyday knowledge, five options.", "options", "You know everyday life.", _SCIENCE),
+        Task(
+            "arc_easy",
+            "School science questions with four options; a guess is right in 25%.",
+            "options",
+            _PUPIL,
+            _SCIENCE,
+            True,
+        ),
+        Task(
+            "openbookqa",
+            "Elementary science questions with four options; a guess is right in 25%.",
+            "options",
+            _PUPIL,
+            _SCIENCE,
+        ),
+        Task(
+            "commonsenseqa",
+            "Everyday knowledge, five options; a guess is right in 20%.",
+            "options",
+            "You know everyday life.",
+            _SCIENCE,
+        ),
         Task("svamp", "Short arithmetic stories; the answer is a number.", "number", _SOLVER, _NUMBERS),
         Task("gsm8k", "School mathematics in several steps, for a number.", "number", _SOLVER, _NUMBERS, True),
     )

@@ -3,6 +3,7 @@
     python benchmarks/techniques.py --data DATA                    # goes on where it was stopped
     python benchmarks/techniques.py --data DATA --rows 300 --generative-rows 100
     python benchmarks/techniques.py --report                       # the tables, from benchmarks/results/techniques.json
+    python benchmarks/techniques.py --report --into docs/techniques.md     # and put between the marks in that page
 
 DATA holds `dev/*.jsonl`, and `train/*.jsonl` where there is one. Each technique is a recipe, written here and run as a
 user would run it. Rows are drawn in one fixed random order; examples and what is fitted come from `train`, or else from
@@ -46,6 +47,7 @@ COST_ROWS = 5
 AT_ONCE = 4
 ATTEMPTS = 4
 DRAWS = 10_000
+BEGIN, END = "<!-- tables: begin -->", "<!-- tables: end -->"
 TECHNIQUES = {technique.name: technique for technique in (*PROMPT_TECHNIQUES, *STEP_TECHNIQUES)}
 
 Record = dict[str, Any]
@@ -99,6 +101,7 @@ def main() -> None:
     parser.add_argument("--technique", action="append", default=[], choices=TECHNIQUES, help="only this technique")
     parser.add_argument("--minutes", type=float, help="begin nothing more after so long; the same command goes on")
     parser.add_argument("--report", action="store_true", help="print the tables and run nothing")
+    parser.add_argument("--into", type=Path, help="a Markdown page whose marked block the tables replace")
     arguments = parser.parse_args()
     file: Path = arguments.results
     results = json.loads(file.read_text()) if file.is_file() else {}
@@ -111,7 +114,19 @@ def main() -> None:
             if time.monotonic() > end:
                 break
             run_pair(task, technique, n, Places(arguments.data, arguments.work, file), results)
-    print(report(results))
+    if arguments.into is None:
+        print(report(results))
+    else:
+        arguments.into.write_text(replaced(arguments.into.read_text(encoding="utf-8"), report(results)), "utf-8")
+
+
+def replaced(page: str, tables: str) -> str:
+    """Return a page with the tables between its marks, in place of what stood there."""
+    head, begin, rest = page.partition(BEGIN)
+    _, end, tail = rest.partition(END)
+    if not begin or not end:
+        raise SystemExit(f"the page has no block between {BEGIN} and {END}")
+    return f"{head}{begin}\n\n{tables}\n\n{end}{tail}"
 
 
 def run_pair(task: Task, technique: Technique, n: int, places: Places, results: dict[str, Record]) -> None:
