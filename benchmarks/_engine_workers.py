@@ -155,7 +155,7 @@ class InProcess(Gristmill):
     """The same engine without its process: what the hop costs."""
 
     def __init__(self, path: str, threads: int, adapters: dict[str, str], **options: Any) -> None:
-        os.environ.update({"OMP_WAIT_POLICY": "passive", "GGML_NO_BACKTRACE": "1"})  # as the engine process has them
+        os.environ.update({"GOMP_SPINCOUNT": "1000", "GGML_NO_BACKTRACE": "1"})  # as the engine process has them
         super().__init__(path, threads, adapters, **options)
         from gristmill_plugins.llama import _gguf, _native, _probe
         from gristmill_plugins.llama._engine import Engine
