@@ -153,8 +153,8 @@ def told(found: dict[str, Any], n_rows: int) -> str:
              "|---|---:|---:|---:|---:|---:|"]  # fmt: skip
     for name, one in found.items():
         memory = list(one["memory_mb"].values())
-        lines.append(f"| {name} | {one['rows']:,} | {one['rows_per_s']:,.0f} | {memory[0]:.0f} MB | {memory[-1]:.0f} MB "
-                     f"| {one['others']:.0%} |")  # fmt: skip
+        lines.append(f"| {name} | {one['rows']:,} | {one['rows_per_s']:,.0f} | {memory[0]:.0f} MB "
+                     f"| {memory[-1]:.0f} MB | {one['others']:.0%} |")  # fmt: skip
     ours = found["gristmill"]
     share = ours["resume_seconds"] / ours["seconds"]
     lines.append(f"\n{n_rows:,} rows; resuming a finished batch took {ours['resume_seconds']:.2f} s, "

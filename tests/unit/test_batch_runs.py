@@ -13,7 +13,10 @@ import pytest
 from gristmill import FunctionError, Kernel, ModelError, UsageError, function
 from gristmill.testing import FakePlugin
 from gristmill_plugins.evaluation._batch import BatchOptions, BatchSummary, run_batch
+from gristmill_plugins.evaluation._history import diff_lines, list_rows, show_lines
+from gristmill_plugins.evaluation._plain import jsonable
 from gristmill_plugins.evaluation._progress import Progress
+from gristmill_plugins.evaluation._records import batch_record, find_record, keep, list_records
 from gristmill_plugins.evaluation._runner import Effort
 
 RECIPE = """\
@@ -54,6 +57,11 @@ class Work:
         return text.upper() + mark
 
 
+def counts(done: BatchSummary) -> tuple[int, int, int]:
+    """Return rows, rows before, rows that failed."""
+    return done.n_rows, done.n_before, done.n_failed
+
+
 class Desk:
     """A folder with a recipe, a kernel, and a short way to run a batch."""
 
@@ -91,7 +99,7 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
 class TestRecords:
     def test_every_row_gets_one_record_with_its_id_input_output_and_attempts(self, desk: Desk) -> None:
         done = desk.batch(desk.rows("a", "b"))
-        assert done == BatchSummary(n_rows=2, n_before=0, n_failed=0)
+        assert counts(done) == (2, 0, 0)
         assert sorted(desk.records(), key=lambda r: r["row"]) == [
             {"row": 1, "id": "r0", "input": {"text": "a"}, "output": "A!", "attempts": 1},
             {"row": 2, "id": "r1", "input": {"text": "b"}, "output": "B!", "attempts": 1},
@@ -160,7 +168,7 @@ class TestRecords:
     def test_a_limit_takes_the_first_rows_and_a_later_run_the_rest(self, desk: Desk) -> None:
         data = desk.rows("a", "b", "c")
         assert desk.batch(data, limit=2).n_rows == 2
-        assert desk.batch(data) == BatchSummary(3, 2, 0)
+        assert counts(desk.batch(data)) == (3, 2, 0)
         assert sorted(desk.work.calls) == ["a", "b", "c"]
 
 
@@ -172,7 +180,7 @@ class TestGoingOn:
         lines = whole.splitlines(keepends=True)
         desk.out.write_bytes(lines[0] + lines[2] + lines[1][:9])
         desk.work.calls.clear()
-        assert desk.batch(data, in_order=True) == BatchSummary(4, 2, 0)
+        assert counts(desk.batch(data, in_order=True)) == (4, 2, 0)
         assert sorted(desk.work.calls) == ["b", "d"]
         assert sorted(desk.out.read_bytes().splitlines(keepends=True)) == sorted(lines)
 
@@ -181,7 +189,7 @@ class TestGoingOn:
         data = desk.rows("a", "b")
         assert desk.batch(data).n_failed == 1
         assert desk.batch(data).n_failed == 1
-        assert desk.batch(data, retry_failed=True) == BatchSummary(2, 1, 0)
+        assert counts(desk.batch(data, retry_failed=True)) == (2, 1, 0)
         assert sorted(record["output"] for record in desk.records()) == ["A!", "B!"]
         with pytest.raises(UsageError, match="--retry-failed excludes --in-order"):
             desk.batch(data, retry_failed=True, in_order=True)
@@ -312,6 +320,49 @@ class TestMistakes:
             with pytest.raises(ModelError, match="no such file"):
                 run_batch(kernel.recipe(recipe), desk.rows("a", "b"), desk.out, options)
         assert desk.out.read_bytes() == b""
+
+
+class TestRuns:
+    def keep(self, desk: Desk, data: Path, **options: Any) -> dict[str, Any]:
+        record: dict[str, Any] = jsonable(batch_record(data, desk.out, desk.batch(data, **options)))
+        keep(desk.kernel, record)
+        return record
+
+    def test_a_batch_is_a_record_that_is_listed_and_shown(self, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("XDG_DATA_HOME", str(desk.folder / "data"))
+        with Kernel(plugins={"work": desk.work, "fake": FakePlugin()}, cache=False) as desk.kernel:
+            desk.work.fails_on = {"b": 99}
+            kept = self.keep(desk, desk.rows("a", "b"))
+            folder = desk.kernel.settings.data_directory
+        assert find_record(folder, "last") == kept
+        assert list_rows(list_records(folder)) == [(kept["id"], "batch", "in.jsonl (2)", "shout 1 failed")]
+        shown = show_lines(kept)
+        assert f"out: {desk.out}, 2 rows, 0 of them before" in shown
+        assert "failed rows: 1" in shown
+        assert any("shout.yaml, SHA-256 " in line for line in shown)
+
+    def test_two_batches_differ_in_what_was_changed_between_them(
+        self, desk: Desk, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("XDG_DATA_HOME", str(desk.folder / "data"))
+        with Kernel(plugins={"work": desk.work, "fake": FakePlugin()}, cache=False) as desk.kernel:
+            first = self.keep(desk, desk.rows("a"))
+            desk.out = desk.folder / "other.jsonl"
+            second = self.keep(desk, desk.rows("a", "b"), columns={"text": "id"})
+            told = "\n".join(diff_lines(desk.kernel.settings.data_directory, first, second))
+        assert "the data differ" in told
+        assert "the column for the input 'text' changed" in told
+        assert "the data were edited or are another file" in told
+        assert "failed rows: 0 -> 0" in told
+
+    def test_the_cost_of_a_batch_is_that_of_the_rows_that_ran_this_time(self, desk: Desk) -> None:
+        text = "version: 1\nname: r\ninputs: {text: string}\nmodels: {main: {use: fake}}\nsteps:\n"
+        desk.recipe = desk.write("r.yaml", text + "  a: {prompt: '${inputs.text}'}\n")
+        data = desk.rows("a", "b", "c")
+        first, second = desk.batch(data, limit=2), desk.batch(data)
+        assert (first.cost.n_rows, first.cost.calls) == (2, 2)
+        assert (second.cost.n_rows, second.cost.calls) == (1, 1)
+        assert first.cost.tokens_per_row > 0
 
 
 def test_progress_says_how_far_how_fast_and_how_long() -> None:

@@ -8,13 +8,15 @@ one record, of its output or of its error.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gristmill import UsageError, Value
-from gristmill_plugins.evaluation._identity import identify
+from gristmill_plugins.evaluation._cost import Cost, Spent
+from gristmill_plugins.evaluation._identity import Identity, identify
 from gristmill_plugins.evaluation._inputs import map_inputs
 from gristmill_plugins.evaluation._ledger import Ledger
 from gristmill_plugins.evaluation._plain import jsonable
@@ -46,6 +48,11 @@ class BatchSummary:
     n_rows: int
     n_before: int
     n_failed: int
+    identity: Identity = field(repr=False, compare=False)
+    """What the records depend on, data included."""
+    file: DataFile = field(repr=False, compare=False)
+    cost: Cost = field(repr=False, compare=False)
+    """Of the rows that ran this time."""
 
 
 Progress = Callable[[int, int, int], None]
@@ -76,10 +83,13 @@ def run_batch(
         n_before = ledger.done.count
         writer = _Writer(ledger, options, file, progress)
         pending = _pending(read_rows(data), ledger, options.limit)
+        started = time.perf_counter()
         run_rows(recipe, pending, inputs, options.effort, writer.take, in_order=options.in_order)
+        seconds = time.perf_counter() - started
         if not file.unchanged():
             raise UsageError(f"{data} changed while the batch read it", hint=f"begin anew, not with {out}")
-        return BatchSummary(ledger.done.count, n_before, ledger.n_failed)
+        cost = writer.spent.cost(seconds=seconds, n_rows=ledger.done.count - n_before)
+        return BatchSummary(ledger.done.count, n_before, ledger.n_failed, identity, file, cost)
 
 
 def _pending(rows: Iterator[Row], ledger: Ledger, limit: int | None) -> Iterator[Row]:
@@ -98,8 +108,11 @@ class _Writer:
         self.options = options
         self.n_rows = file.n_rows if options.limit is None else min(file.n_rows, options.limit)
         self.progress = progress
+        self.spent = Spent()
 
     def take(self, outcome: Outcome) -> None:
+        if outcome.result is not None:
+            self.spent.add(outcome.result.usage)
         self.ledger.write(record_of(outcome, self.options.id_column))
         self.progress(self.ledger.done.count, self.ledger.n_failed, self.n_rows)
 

@@ -102,7 +102,9 @@ def batch(
     from gristmill.commands import read_inputs, read_overrides
     from gristmill_plugins.evaluation._batch import BatchOptions, run_batch
     from gristmill_plugins.evaluation._inputs import parse_pairs
+    from gristmill_plugins.evaluation._print import print_note
     from gristmill_plugins.evaluation._progress import Progress
+    from gristmill_plugins.evaluation._records import batch_record, keep
 
     with _kernel(plugin, cache=not no_cache) as kernel:
         overrides = read_overrides(kernel, recipe, model, set_)
@@ -119,12 +121,16 @@ def batch(
         )
         with Progress("rows", quiet=quiet or as_json) as progress:
             done = run_batch(loaded, data, out, options, progress.update)
+        record = batch_record(data, out, done)
+        keep(kernel, record)
     if as_json:
-        record = {"out": str(out), "rows": done.n_rows, "before": done.n_before, "failed": done.n_failed}
-        typer.echo(json.dumps(record))
+        told = {"out": str(out), "rows": done.n_rows, "before": done.n_before, "failed": done.n_failed}
+        typer.echo(json.dumps(told | {"id": record["id"]}))
     else:
         before = f", {done.n_before:,} of them before" if done.n_before else ""
         print(f"{out}: {plural(done.n_rows, 'row')}{before}; {done.n_failed:,} failed", file=sys.stderr)
+        if not quiet:
+            print_note([f"kept as {record['id']}"])
     raise typer.Exit(1 if done.n_failed else 0)
 
 
@@ -279,7 +285,7 @@ def optimize(
     from gristmill_plugins.evaluation._optimize import optimize as search_for
     from gristmill_plugins.evaluation._plain import jsonable
     from gristmill_plugins.evaluation._print import print_note, shown
-    from gristmill_plugins.evaluation._records import keep, make_record
+    from gristmill_plugins.evaluation._records import keep, make_record, row_lines
     from gristmill_plugins.evaluation._runner import Effort
     from gristmill_plugins.evaluation._session import print_differences
 
@@ -293,7 +299,7 @@ def optimize(
             "differences": [one.as_json() for one in found.differences],
         }  # fmt: skip
         record = jsonable(make_record("optimize", search, found.held_out, found.confirmed, **more))
-        place = keep(kernel, record, found.held_out, found.confirmed)
+        place = keep(kernel, record, row_lines(found.held_out, found.confirmed))
     if as_json:
         typer.echo(json.dumps(record, ensure_ascii=False))
         return
@@ -334,7 +340,7 @@ def ladder(
     from gristmill_plugins.evaluation._plain import jsonable
     from gristmill_plugins.evaluation._print import print_note
     from gristmill_plugins.evaluation._progress import Progress
-    from gristmill_plugins.evaluation._records import keep, make_record
+    from gristmill_plugins.evaluation._records import keep, make_record, row_lines
     from gristmill_plugins.evaluation._runner import Effort
     from gristmill_plugins.evaluation._session import picture_parts
 
@@ -349,7 +355,7 @@ def ladder(
         parts = picture_parts(climbed.evaluated, climbed.against_first)
         record = jsonable(make_record("ladder", task, data, climbed.evaluated, **parts, skipped=climbed.skipped,
                                       stop_at=climbed.standing.name if climbed.standing else None))  # fmt: skip
-        place = keep(kernel, record, data, climbed.evaluated)
+        place = keep(kernel, record, row_lines(data, climbed.evaluated))
     if best is not None:
         keep_best(climbed, folder, best)
     if html is not None:

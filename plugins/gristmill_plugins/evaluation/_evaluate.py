@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from gristmill import Usage, UsageError
+from gristmill import UsageError
+from gristmill_plugins.evaluation._cost import Cost, Spent
 from gristmill_plugins.evaluation._identity import Identity, identify
 from gristmill_plugins.evaluation._inputs import map_inputs
 from gristmill_plugins.evaluation._metrics import Metric
@@ -27,25 +28,6 @@ if TYPE_CHECKING:
     from gristmill import Kernel, RunnableRecipe
 
 Progress = Callable[[int, int, int], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """What running a recipe on all rows came to. Tokens are the model's; `seconds` is wall time, all rows together."""
-
-    prompt_tokens: int
-    completion_tokens: int
-    cached_tokens: int
-    calls: int
-    seconds: float
-    rows_cached: int
-    """Rows in which every model call was answered from the cache."""
-    n_rows: int
-
-    @property
-    def tokens_per_row(self) -> float:
-        """Tokens of a row, those that the cache answered included: what it costs where nothing is cached."""
-        return (self.prompt_tokens + self.completion_tokens + self.cached_tokens) / max(1, self.n_rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +130,7 @@ def evaluate(
         identify(task.load(kernel, name), task.entry(name).overrides()),
         _figures(metrics, recipe_scores, repeats, everything, task.seed),
         _slices(task, metrics, recipe_scores, repeats, data),
-        _total(costs),
+        Cost.total(costs),
         sum(sample.error is not None for samples in repeats for sample in samples),
         repeats[0],
         tuple(repeats),
@@ -179,8 +161,8 @@ def answer_rows(
     columns.of(rows[0].data)  # a column that is not there is told before a model loads
     place_of = {row.number: place for place, row in enumerate(rows)}
     samples: list[Sample | None] = [None] * n_rows
-    usages: list[Usage] = []
-    counts = {"done": 0, "failed": 0, "cached": 0}
+    spent = Spent()
+    counts = {"done": 0, "failed": 0}
 
     def take(outcome: Outcome) -> None:
         parts = columns.of(outcome.row.data)
@@ -189,25 +171,15 @@ def answer_rows(
             counts["failed"] += 1
         else:
             parts |= reading.read(outcome.result)
-            usages.append(outcome.result.usage)
-            used = outcome.result.usage
-            counts["cached"] += used.calls == 0 and used.cached_tokens > 0
+            spent.add(outcome.result.usage)
         samples[place_of[outcome.row.number]] = Sample(**parts)
         counts["done"] += 1
         progress(counts["done"], counts["failed"], n_rows)
 
     started = time.perf_counter()
     run_rows(loaded, rows, inputs, effort, take)
-    seconds = time.perf_counter() - started
-    usage = Usage.total(usages)
-    cost = Cost(usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens, usage.calls, seconds,
-                counts["cached"], n_rows)  # fmt: skip
+    cost = spent.cost(seconds=time.perf_counter() - started, n_rows=n_rows)
     return tuple(sample for sample in samples if sample is not None), cost
-
-
-def _total(costs: Sequence[Cost]) -> Cost:
-    fields = ("prompt_tokens", "completion_tokens", "cached_tokens", "calls", "seconds", "rows_cached", "n_rows")
-    return Cost(**{name: sum(getattr(cost, name) for cost in costs) for name in fields})
 
 
 def _check_needs(metrics: Sequence[Metric], samples: Sequence[Sample], name: str) -> None:

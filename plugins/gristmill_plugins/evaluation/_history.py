@@ -19,13 +19,17 @@ def list_rows(records: list[dict[str, Any]]) -> list[tuple[str, ...]]:
     """Return a line for each record: id, kind, data, and the first metric of each recipe."""
     rows: list[tuple[str, ...]] = []
     for record in records:
-        told = []
-        for name, one in record["recipes"].items():
-            metric, figure = next(iter(one["metrics"].items()), ("", {"value": None}))
-            told.append(f"{name} {metric} {number(figure['value'])}")
+        told = [_told(record, name, one) for name, one in record["recipes"].items()]
         data = f"{Path(record['data']['path']).name} ({record['data']['rows']:,})"
         rows.append((record["id"], record["kind"], data, "; ".join(told)))
     return rows
+
+
+def _told(record: Mapping[str, Any], name: str, one: Mapping[str, Any]) -> str:
+    if record["kind"] == "batch":
+        return f"{name} {one['failed']:,} failed"
+    metric, figure = next(iter(one["metrics"].items()))
+    return f"{name} {metric} {number(figure['value'])}"
 
 
 def number(value: float | None) -> str:
@@ -52,6 +56,9 @@ def show_lines(record: Mapping[str, Any]) -> list[str]:
             lines.append(f"  {metric}: {number(figure['value'])}{span}, n={figure['n']:,}")
         cost = one["cost"]
         lines.append(f"  {cost['calls']:,} calls, {cost['tokens_per_row']:,.0f} tokens a row, {cost['seconds']:.1f} s")
+    if out := record.get("out"):
+        lines.append(f"out: {out['path']}, {out['rows']:,} rows, {out['before']:,} of them before")
+        lines.append(f"failed rows: {out['failed']:,}")
     lines += [f"failed: {condition}" for condition in record.get("failed_conditions", [])]
     return lines
 
@@ -68,10 +75,18 @@ def diff_lines(folder: Path, first: Mapping[str, Any], second: Mapping[str, Any]
         old, new = first["recipes"][before], second["recipes"][now]
         lines.append(f"\n{before}" if before == now else f"\n{before} and {now}")
         lines += [f"  {told}" for told in differences(old["identity"], new["identity"])]
+        lines.append("  " + _cost_line(old, new))
         for metric in old["metrics"]:
             if metric in new["metrics"]:
                 lines.append("  " + _figure_line(metric, old, new, (before, now), rows))
     return lines
+
+
+def _cost_line(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    costs = (old["cost"], new["cost"])
+    tokens = " -> ".join(f"{cost['tokens_per_row']:,.0f}" for cost in costs)
+    seconds = " -> ".join(f"{cost['seconds']:.1f}" for cost in costs)
+    return f"tokens a row: {tokens}; seconds: {seconds}; failed rows: {old['failed']:,} -> {new['failed']:,}"
 
 
 def _version_lines(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:

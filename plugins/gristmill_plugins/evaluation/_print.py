@@ -8,7 +8,8 @@ from collections.abc import Iterable, Sequence
 import typer
 
 from gristmill.commands import plural, print_table
-from gristmill_plugins.evaluation._evaluate import Cost, Evaluated, Figure
+from gristmill_plugins.evaluation._cost import Cost
+from gristmill_plugins.evaluation._evaluate import Evaluated, Figure
 
 
 def shown(figure: Figure) -> str:

@@ -1,7 +1,7 @@
-"""Keeps what was measured: a record of each evaluation, comparison, search and ladder, with what it takes to repeat it.
+"""Keeps what was run: a record of each evaluation, comparison, search, ladder and batch, with what repeats it.
 
-A record is a JSON file below the data folder, and beside it one JSON line for each row with every answer and score. It
-measures nothing. Invariant: a record is written whole or not at all.
+A record is a JSON file below the data folder, and beside it one JSON line for each row with every answer and score; a
+batch's rows are its output file. It measures nothing. Invariant: a record is written whole or not at all.
 """
 
 from __future__ import annotations
@@ -11,19 +11,22 @@ import math
 import os
 import secrets
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gristmill import UsageError, suggest
-from gristmill_plugins.evaluation._evaluate import Evaluated, Figure, TaskRows
 from gristmill_plugins.evaluation._identity import versions
 from gristmill_plugins.evaluation._plain import jsonable
-from gristmill_plugins.evaluation._task_file import Task
 
 if TYPE_CHECKING:
     from gristmill import Kernel
+    from gristmill_plugins.evaluation._batch import BatchSummary
+    from gristmill_plugins.evaluation._cost import Cost
+    from gristmill_plugins.evaluation._evaluate import Evaluated, Figure, TaskRows
+    from gristmill_plugins.evaluation._rows import DataFile
+    from gristmill_plugins.evaluation._task_file import Task
 
 FOLDER = "evaluations"
 
@@ -52,9 +55,14 @@ def evaluated_record(evaluated: Evaluated) -> dict[str, Any]:
             for column, values in evaluated.slices.items()
         },
         "spread": dict(evaluated.spread),
-        "cost": asdict(evaluated.cost) | {"tokens_per_row": evaluated.cost.tokens_per_row},
+        "cost": cost_record(evaluated.cost),
         "failed": evaluated.n_failed,
     }
+
+
+def cost_record(cost: Cost) -> dict[str, Any]:
+    """Return a cost as JSON."""
+    return asdict(cost) | {"tokens_per_row": cost.tokens_per_row}
 
 
 def _figure_records(figures: Mapping[str, Figure]) -> dict[str, Any]:
@@ -63,25 +71,40 @@ def _figure_records(figures: Mapping[str, Figure]) -> dict[str, Any]:
 
 def make_record(kind: str, task: Task, data: TaskRows, evaluated: Iterable[Evaluated], **more: Any) -> dict[str, Any]:
     """Return a record: what was asked, of what, with which versions, and what came out."""
+    return _head(kind, task.data, data.file, len(data.rows)) | {
+        "task": task.model_dump(mode="json", exclude_defaults=True),
+        "recipes": {one.name: evaluated_record(one) for one in evaluated},
+        **more,
+    }
+
+
+def batch_record(data: Path, out: Path, done: BatchSummary) -> dict[str, Any]:
+    """Return the record of a batch: the same, without figures, and where its rows are."""
+    recipe = {"identity": done.identity, "metrics": {}, "slices": {}, "spread": {}, "cost": cost_record(done.cost),
+              "failed": done.n_failed}  # fmt: skip
+    return _head("batch", data, done.file, done.n_rows) | {
+        "recipes": {done.identity["recipe"]["name"]: recipe},
+        "out": {"path": str(out), "rows": done.n_rows, "before": done.n_before, "failed": done.n_failed},
+    }
+
+
+def _head(kind: str, data: Path, file: DataFile, n_rows: int) -> dict[str, Any]:
     return {
         "id": f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}",
         "kind": kind,
         "at": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "versions": versions(),
-        "data": {"path": str(task.data), "sha256": data.file.sha256, "size_bytes": data.file.size_bytes,
-                 "rows": len(data.rows)},
-        "task": task.model_dump(mode="json", exclude_defaults=True),
-        "recipes": {one.name: evaluated_record(one) for one in evaluated},
-        **more,
-    }  # fmt: skip
+        "data": {"path": str(data), "sha256": file.sha256, "size_bytes": file.size_bytes, "rows": n_rows},
+    }
 
 
-def keep(kernel: Kernel, record: Mapping[str, Any], data: TaskRows, evaluated: Iterable[Evaluated]) -> Path:
-    """Write a record and its rows, drop the oldest beyond `[limits] runs_kept`, and return the record's file."""
+def keep(kernel: Kernel, record: Mapping[str, Any], rows: Iterable[str] | None = None) -> Path:
+    """Write a record and its rows' lines, drop the oldest beyond `[limits] runs_kept`; return the record's file."""
     folder = kernel.settings.data_directory / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{record['id']}.json"
-    _write(path.with_suffix(".rows.jsonl"), "".join(_row_lines(data, list(evaluated))))
+    if rows is not None:
+        _write(path.with_suffix(".rows.jsonl"), "".join(rows))
     _write(path, json.dumps(record, ensure_ascii=False, indent=1) + "\n")
     for old in sorted(folder.glob("*.json"))[: -kernel.settings.runs_kept]:
         old.unlink(missing_ok=True)
@@ -89,7 +112,8 @@ def keep(kernel: Kernel, record: Mapping[str, Any], data: TaskRows, evaluated: I
     return path
 
 
-def _row_lines(data: TaskRows, evaluated: list[Evaluated]) -> Iterable[str]:
+def row_lines(data: TaskRows, evaluated: Sequence[Evaluated]) -> Iterator[str]:
+    """Return a JSON line for each row: every recipe's answer and scores."""
     for index, row in enumerate(data.rows):
         answers = {one.name: one.samples[index].answer for one in evaluated}
         errors = {one.name: one.samples[index].error for one in evaluated if one.samples[index].error}

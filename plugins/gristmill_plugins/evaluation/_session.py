@@ -24,7 +24,7 @@ from gristmill_plugins.evaluation._inputs import parse_pairs
 from gristmill_plugins.evaluation._plain import jsonable
 from gristmill_plugins.evaluation._print import failures, print_evaluated, print_lines, print_note, shown, told_cost
 from gristmill_plugins.evaluation._progress import Progress
-from gristmill_plugins.evaluation._records import keep, make_record
+from gristmill_plugins.evaluation._records import keep, make_record, row_lines
 from gristmill_plugins.evaluation._runner import Effort
 from gristmill_plugins.evaluation._task_file import Task, check_values, read_task
 
@@ -154,7 +154,7 @@ def run_evaluation(
     figures = condition_figures(evaluated)
     failed = [condition for condition in conditions if holds(condition, figures)]
     record = jsonable(make_record(kind, task, data, evaluated, **more, failed_conditions=failed))
-    place = keep(kernel, record, data, evaluated)
+    place = keep(kernel, record, row_lines(data, evaluated))
     _tell(show, record, evaluated, differences, data)
     if show.html is not None:
         from gristmill_plugins.evaluation._report import write_report
