@@ -9,6 +9,7 @@ import shutil
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -321,6 +322,31 @@ def test_an_index_searched_by_words_alone_embeds_nothing(desk: Desk) -> None:
 
 
 OTHERS = "models: {e: {use: others.vectors}}\n"
+
+
+def test_an_index_without_vectors_embeds_nothing_and_follows_its_documents(desk: Desk) -> None:
+    desk.write("a.txt", "the mill grinds")
+    made = desk.index("vectors: false")
+    assert (made.n_passages, made.n_embedded) == (1, 0)
+    desk.write("b.txt", "the mill stands")
+    found = desk.search("mill", "documents: ./handbook, mode: bm25")
+    assert sources(found) == {"handbook/a.txt", "handbook/b.txt"}
+    assert desk.embedder.texts == []
+    for how in ("mode: hybrid", "mode: dense", "mode: bm25, mmr: 0.5"):
+        error = desk.fails(partial(desk.search, "mill", f"documents: ./handbook, {how}"))
+        assert str(error) == "the index has no vectors\n  search it with mode: bm25, or index with vectors"
+
+
+def test_vectors_come_and_go_when_an_index_is_made_with_or_without_them(desk: Desk) -> None:
+    desk.write("a.txt", "the mill grinds")
+    desk.index("vectors: false")
+    assert desk.index().n_embedded == 1
+    assert desk.search("the mill grinds", "documents: ./handbook, mode: dense")[0].score == pytest.approx(1)
+    desk.index("vectors: false")
+    with sqlite3.connect(desk.index_file) as connection:
+        assert connection.execute("SELECT count(*) FROM vectors").fetchone() == (0,)
+    connection.close()
+    assert [one.text for one in desk.search("mill", "documents: ./handbook, mode: bm25")] == ["the mill grinds"]
 
 
 def test_each_embedder_has_an_index_of_its_own(desk: Desk) -> None:

@@ -43,7 +43,8 @@ Embed = Callable[[Sequence[str]], Awaitable["np.ndarray"]]
 class Plan:
     """All that decides what an index is made of, beside the files."""
 
-    embed: Embed
+    embed: Embed | None
+    """None where passages are found by words alone."""
     chunker: Chunker
     readers: Mapping[str, Any]
     """Ending to LlamaIndex reader, for those that are read by a registered one."""
@@ -147,21 +148,25 @@ class Build:
 
     async def _flush(self) -> None:
         """Embed what is new in the batch and stage all of it."""
-        import numpy as np
-
         if not self._batch and not self._complete:
             return
+        rows = await self._vectors(self.plan.embed) if self._batch and self.plan.embed else None
+        await _to_the_end(self.index.stage, self._batch, rows, self._complete)
+        self._batch, self._complete = [], []
+
+    async def _vectors(self, embed: Embed) -> np.ndarray:
+        """Return the vector of each chunk of the batch, `(n, dim) float32`."""
+        import numpy as np
+
         by_digest = {chunk.digest: chunk for chunk in self._batch}
         vectors = await asyncio.to_thread(self.index.vectors_of, list(by_digest))
         missing = [chunk for digest, chunk in by_digest.items() if digest not in vectors]
         if missing:
-            rows = await self.plan.embed([embedded_text(chunk.context, chunk.text) for chunk in missing])
+            rows = await embed([embedded_text(chunk.context, chunk.text) for chunk in missing])
             vectors |= zip((chunk.digest for chunk in missing), np.asarray(rows, np.float32), strict=True)
         self.tally.n_embedded += len(missing)
         self.tally.n_reused += len(self._batch) - len(missing)
-        stacked = np.stack([vectors[chunk.digest] for chunk in self._batch]) if self._batch else np.empty((0, 0))
-        await _to_the_end(self.index.stage, self._batch, stacked, self._complete)
-        self._batch, self._complete = [], []
+        return np.stack([vectors[chunk.digest] for chunk in self._batch])
 
 
 async def _to_the_end(write: Callable[P, R], *arguments: P.args, **named: P.kwargs) -> R:

@@ -85,6 +85,7 @@ class IndexFunctions:
         overlap: Annotated[int, Field(ge=0, description="Tokens that a passage repeats of the one before.")] = 32,
         tokens_of: Annotated[ModelRef | None, "The model that will read the passages; else an estimate."] = None,
         embedder: EmbedderName = None,
+        vectors: Annotated[bool, "Off: nothing is embedded, and passages are found by words (mode: bm25)."] = True,
         on_error: Annotated[OnError, "Report a file that cannot be read, or stop at it."] = "skip",
         readers: Annotated[
             dict[str, str] | None, "A file's ending, such as .eml, to a LlamaIndex reader registered by name."
@@ -94,10 +95,12 @@ class IndexFunctions:
         """Index documents so that they can be searched; only what changed is read, and only what is new embedded."""
         if store is not None and name is None:
             raise FunctionError("an index in a store needs a name", hint="it is searched by index: NAME and store")
+        if store is not None and not vectors:
+            raise FunctionError("a store is searched by vectors", hint="leave out vectors: false, or store")
         if overlap >= size:
             raise FunctionError(f"overlap is below size: overlap={overlap}, size={size}")
         options = {"splitter": splitter, "size": size, "overlap": overlap, "tokens_of": tokens_of,
-                   "counted_by": None, "readers": _endings(readers or {})}  # fmt: skip
+                   "counted_by": None, "readers": _endings(readers or {}), "vectors": vectors}  # fmt: skip
         roots = _roots(documents)
         chosen = _embedder(context, embedder)
         opened, called = self._open(context, name, roots, chosen)
@@ -155,10 +158,11 @@ class IndexFunctions:
             made_by = _embedder(context, embedder) if kind == "store" else None
             passages = await search_elsewhere(part, retriever, query, top_k, made_by)
             return _kept(passages, where or {}, min_score, top_k)
-        chosen = None if mode == "bm25" and documents is None and mmr is None else _embedder(context, embedder)
+        by_words = mode == "bm25" and mmr is None
+        chosen = None if by_words and documents is None else _embedder(context, embedder)
         vector = await _vector(chosen, query) if mode != "bm25" and chosen is not None and query.strip() else None
         asked = Query(
-            query, vector, None if chosen is None else chosen.fingerprint, mode, top_k, where or {}, mmr,
+            query, vector, None if chosen is None or by_words else chosen.fingerprint, mode, top_k, where or {}, mmr,
             neighbours, min_score, fusion, dense_weight,
         )  # fmt: skip
         if store is None:

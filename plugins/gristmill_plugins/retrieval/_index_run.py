@@ -27,6 +27,7 @@ from gristmill_plugins.retrieval._store_view import View
 
 DEFAULT_OPTIONS: Mapping[str, Any] = {
     "splitter": "markdown", "size": 256, "overlap": 32, "tokens_of": None, "counted_by": None, "readers": {},
+    "vectors": True,
 }  # fmt: skip
 _SMALL_CHUNKS, _SMALL_FILES = 4000, 50
 """What is searched on the loop itself: it takes up to a millisecond, and a thread costs 0.1 ms, 2 on a busy machine."""
@@ -118,7 +119,7 @@ class Run:
         return stand, build.tally, found.n_ignored
 
     def _plan(self, before: Stand) -> Plan:
-        options = dict(self.options or before.options or DEFAULT_OPTIONS)
+        options = {**DEFAULT_OPTIONS, **(self.options or before.options)}
         settings = self.context.settings
         readers = {e: self.parts.get(name, "reader", settings) for e, name in options["readers"].items()}
         loop = asyncio.get_running_loop()
@@ -127,7 +128,7 @@ class Run:
             options["counted_by"] = self.context.model(model).model.fingerprint
         split = SplitOptions(options["splitter"], options["size"], options["overlap"])
         return Plan(
-            embed=self.embedder.embed,
+            embed=self.embedder.embed if options["vectors"] else None,
             chunker=Chunker(
                 split,
                 estimated_tokens if model is None else lambda text: waited(self._count(model, text), loop),
@@ -135,7 +136,7 @@ class Run:
             ),
             readers=readers,
             on_error=self.on_error,
-            stand=Stand(fingerprint=self.embedder.fingerprint, options=options,
+            stand=Stand(fingerprint=self.embedder.fingerprint if options["vectors"] else None, options=options,
                         documents=tuple(str(root) for root in self.roots)),
         )  # fmt: skip
 

@@ -47,13 +47,15 @@ def find(index: IndexFile, view: View, query: Query) -> list[Passage]:
     """Return the passages that match best, best first.
 
     Raises:
-        FunctionError: the index is another embedder's.
+        FunctionError: the index is another embedder's, or has no vectors.
         StoreError: it cannot be read.
     """
     with index.reading() as connection:
         stand = Stand() if connection is None else index.current_in(connection)[0]
         if connection is None or stand.generation == 0:
             return []
+        if query.fingerprint is not None and stand.fingerprint is None:
+            raise FunctionError("the index has no vectors", hint="search it with mode: bm25, or index with vectors")
         if query.fingerprint is not None and query.fingerprint != stand.fingerprint:
             raise FunctionError(
                 f"the index was made by {stand.fingerprint!r}, the query by {query.fingerprint!r}",

@@ -41,7 +41,7 @@ class Stand:
     epoch: int = 0
     """Changes when vectors that were read before may have moved."""
     fingerprint: str | None = None
-    """The embedder's; None before the first generation."""
+    """The embedder's; None before the first generation, and where there are no vectors."""
     dim: int | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     documents: tuple[str, ...] = ()
@@ -190,7 +190,7 @@ class IndexFile:
             assert number is not None
             return number
 
-    def stage(self, chunks: Sequence[StagedChunk], rows: np.ndarray, complete: Sequence[int]) -> None:
+    def stage(self, chunks: Sequence[StagedChunk], rows: np.ndarray | None, complete: Sequence[int]) -> None:
         """Write chunks with their vectors `(n, dim) float32`, all or none; they survive `kill -9` from here on.
 
         `complete` are the versions that have all their chunks now.
@@ -206,8 +206,9 @@ class IndexFile:
                     " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                     ((number, *chunk) for number, chunk in enumerate(chunks, start=first)),
                 )
-                numbers = np.arange(first, first + len(chunks), dtype=np.int64)
-                _insert_block(connection, numbers, np.ascontiguousarray(rows, np.float32))
+                if rows is not None:
+                    numbers = np.arange(first, first + len(chunks), dtype=np.int64)
+                    _insert_block(connection, numbers, np.ascontiguousarray(rows, np.float32))
             connection.executemany("UPDATE versions SET complete = 1 WHERE number = ?", [(n,) for n in complete])
 
     def vectors_of(self, digests: Sequence[str]) -> dict[str, np.ndarray]:
