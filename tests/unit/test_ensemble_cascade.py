@@ -15,7 +15,7 @@ from gristmill_plugins.ensemble import EnsemblePlugin
 from gristmill_plugins.ensemble._cascade import FittedCascade
 from gristmill_plugins.ensemble._cascade_fit import Answered, fit_cascade
 from gristmill_plugins.ensemble._gate_fit import GateRow, fit_gate
-from gristmill_plugins.ensemble._learned_file import save
+from gristmill_plugins.ensemble._learned_file import load, save
 
 HEAD = "version: 1\nmodels: {main: {use: sure}}\n"
 
@@ -38,7 +38,7 @@ class SurePlugin:
     """Makes a model whose sureness the prompt says."""
 
     def __init__(self) -> None:
-        self.model = Sure()
+        self.model = Sure(name="sure")
 
     @model_provider(name="sure")
     def sure(self) -> Model:
@@ -302,6 +302,53 @@ def test_a_stack_takes_the_choices_of_other_steps(run: Run) -> None:
     answer = run(STACK)
     assert (answer.text, answer.fitted) == ("yes", False)
     assert {name: one.text for name, one in answer.answers.items()} == {"a": "yes", "b": "no"}
+
+
+@pytest.fixture
+def bound(run: Run, tmp_path: Path) -> Path:
+    """A stack of the members a and b that was fitted on the fake model."""
+    pytest.importorskip("sklearn", reason="fitting needs the extra gristmill[ensemble]")
+    from gristmill import Candidate
+    from gristmill_plugins.ensemble._stack_fit import LabelledRow, fit_stack
+
+    models = run(STACK).models
+    even = {"yes": 0.6, "no": 0.4}
+    rows = [
+        LabelledRow({name: Candidate(text="yes", probabilities=even) for name in "ab"}, ["yes", "no"][n % 2])
+        for n in range(20)
+    ]
+    save(tmp_path / "stack.json", fit_stack(rows, models=models))
+    return tmp_path / "stack.json"
+
+
+FITTED = STACK + "      fitted: stack.json\n"
+
+
+def test_a_stack_is_bound_to_the_model_that_answered_when_it_was_fitted(run: Run, bound: Path) -> None:
+    from gristmill_plugins.ensemble._stack import FittedStack
+
+    kept = load(bound, FittedStack)
+    assert sorted(kept.models) == ["a", "b"]
+    assert run(FITTED).fitted
+    save(bound, kept.model_copy(update={"models": {**kept.models, "b": "0" * 64}}))
+    told = failure(run, FITTED)
+    assert f"the stack was fitted on other models: 'b' was 000000000000, and is {kept.models['b'][:12]}" in told
+    assert "gristmill ensemble fit RECIPE STEP" in told
+
+
+TWO = "version: 1\nmodels: {main: {use: sure}, other: {use: fake}}\n"
+
+
+@pytest.mark.usefixtures("bound")
+def test_of_several_models_the_step_says_which_answered(run: Run) -> None:
+    text = FITTED.replace("choices", "model: main, choices")
+    told = failure(run, text, TWO)
+    assert "fitted on the models of 'a', 'b', and this step does not say which these are" in told
+    assert "write `models: {a: NAME}` beside `candidates`, or `model: NAME` for all" in told
+    assert run(text + "    model: main\n", TWO).fitted
+    swapped = failure(run, text + "      models: {b: other}\n    model: main\n", TWO)
+    assert "the stack was fitted on other models: 'b' was" in swapped
+    assert "models: no member is called 'c'" in failure(run, text + "      models: {c: other}\n", TWO)
 
 
 def test_a_stack_fitted_without_a_text_is_refused_with_one(run: Run, tmp_path: Path) -> None:

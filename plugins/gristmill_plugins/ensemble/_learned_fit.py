@@ -206,8 +206,10 @@ def _fit(function: str, rows: Sequence[Labelled], values: Sequence[Any], options
 
 def _fit_stack(rows: Sequence[Labelled], values: Sequence[Stacked], options: FitOptions) -> Kept:
     labelled = [LabelledRow(value.answers, row.label, value.embedding) for row, value in zip(rows, values, strict=True)]
-    embedder = values[0].embedder if values else None
-    return fit_stack(labelled, meta=options.meta, folds=options.folds, seed=options.seed, embedder=embedder)
+    embedder, models = (values[0].embedder, values[0].models) if values else (None, {})
+    return fit_stack(
+        labelled, meta=options.meta, folds=options.folds, seed=options.seed, embedder=embedder, models=models
+    )
 
 
 def _judge(kind: Normalize) -> Callable[[str, str], bool]:

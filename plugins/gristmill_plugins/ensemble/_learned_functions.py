@@ -26,6 +26,7 @@ from ._learn_ask import ask_decided
 from ._learned_file import load
 from ._route import Routed, ask_assigned, assign_texts, check_assignment
 from ._stack import FittedStack, Stacked, mean_of, predict
+from ._stack_models import check_models, stacked_models
 
 Choices = Annotated[list[str] | None, "Members score these instead of writing text."]
 Calibrate = Annotated[bool, "Divide each choice's probability by the one it has for 'N/A'."]
@@ -46,6 +47,8 @@ class _LearnedFunctions:
         fitted: Annotated[Path | None, "What `gristmill ensemble fit` wrote; without it the mean decides."] = None,
         text: Annotated[str | None, "A text whose embedding the model also looks at."] = None,
         embedder: EmbedderName = None,
+        models: Annotated[dict[str, ModelRef] | None, "Member to the model that answered, if not `model`."] = None,
+        model: Annotated[ModelRef | None, "The model that answered; a fit is bound to its files."] = None,
     ) -> Stacked:
         """Weigh members' answers by a meta-model that was fitted on labelled data."""
         answers = named(candidates)
@@ -56,17 +59,19 @@ class _LearnedFunctions:
         if text is not None:
             chosen = _embedder(context, embedder)
             vector, fingerprint = await _vector(chosen, text), chosen.fingerprint
+        asked = stacked_models(context, list(answers), models or {}, model)
         if fitted is None:
             result = mean_of(answers)
         else:
-            model = load(fitted, FittedStack)
-            if model.embedder != fingerprint:
+            kept = load(fitted, FittedStack)
+            if kept.embedder != fingerprint:
                 raise FunctionError(
-                    f"the stack was fitted on embeddings of {model.embedder!r}, these are {fingerprint!r}",
+                    f"the stack was fitted on embeddings of {kept.embedder!r}, these are {fingerprint!r}",
                     hint="give the same `text` and `embedder` as when it was fitted",
                 )
-            result = predict(model, answers, vector)
-        return result.model_copy(update={"embedding": vector, "embedder": fingerprint})
+            check_models(kept, asked)
+            result = predict(kept, answers, vector)
+        return result.model_copy(update={"embedding": vector, "embedder": fingerprint, "models": asked})
 
     @function
     async def cascade(

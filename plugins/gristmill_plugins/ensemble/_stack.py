@@ -4,7 +4,7 @@ What a member contributes is its probability of each label, as a centred log-rat
 may add an embedding. With fixed labels each label has its own weights. With options that differ from row to row one
 set of weights serves every option, so that a member counts for its reliability alone. It fits nothing (see
 `_stack_fit`) and needs no library. Invariant: members and features are bound by name; a member, label or embedder that
-the model was not fitted on is refused.
+it was not fitted on is refused, and so is another model behind a member (`_stack_models`).
 """
 
 from __future__ import annotations
@@ -46,6 +46,8 @@ class Stacked(Value):
     embedding: tuple[float, ...] = ()
     """Of the text that was given along."""
     embedder: str | None = None
+    models: dict[str, str] = {}
+    """Member to the digest of the model that answered, where the step knows it."""
 
 
 class Evidence(Value):
@@ -71,6 +73,8 @@ class FittedStack(Kept):
     """None: options differ from row to row."""
     embedder: str | None = None
     """The fingerprint of what made the embeddings."""
+    models: dict[str, str] = {}
+    """Member to the digest of its model when this was fitted; members that it did not know are not in it."""
     features: tuple[str, ...]
     mean: tuple[FiniteFloat, ...]
     scale: tuple[FiniteFloat, ...]

@@ -62,6 +62,7 @@ def fit_stack(
     folds: int = 5,
     seed: int = 0,
     embedder: str | None = None,
+    models: Mapping[str, str] | None = None,
 ) -> FittedStack:
     """Fit a meta-model.
 
@@ -71,6 +72,7 @@ def fit_stack(
         folds: how many parts cross-validation makes; fewer where a label is rarer than that.
         seed: of the parts.
         embedder: the fingerprint of what made the rows' embeddings.
+        models: member to the digest of the model that answered.
 
     Raises:
         FunctionError: too few rows, rows that do not agree, or a label that nobody was asked about.
@@ -95,7 +97,7 @@ def fit_stack(
         for name in shape.members
     }
     evidence = Evidence(n=len(rows), members=alone, accuracy=right / len(rows), folds=folds)
-    return whole.model_copy(update={"evidence": evidence})
+    return whole.model_copy(update={"evidence": evidence, "models": dict(models or {})})
 
 
 def one_thread() -> contextlib.AbstractContextManager[Any]:
