@@ -35,6 +35,12 @@ WORKED = (
      "The other has 30 - 12 = 18 metres.", "18"),
 )  # fmt: skip
 """For sums whose data have no worked solutions."""
+SENTENCES = {
+    "sentence_polarity": "This review is {}.",
+    "sms_spam": "This message is {}.",
+    "boolq": "The answer is {}.",
+}
+"""How the model answers the plain prompts when it writes freely."""
 CALCULATIONS = (
     ("A box holds 12 eggs. How many eggs do 15 boxes hold?", "15 * 12", "180"),
     ("Tom had 950 dollars and spent 275. How much is left?", "950 - 275", "675"),
@@ -141,6 +147,12 @@ def unseen_calibrated(task: Task, _: Sequence[Row]) -> Recipe:
     return recipe({"answer": choosing(task, task.prompts[2], calibrate=True)})
 
 
+def in_a_sentence(task: Task, pool: Sequence[Row]) -> Recipe:
+    """The labels are scored as the model would say them, not as bare words."""
+    labels = sorted({row.answer for row in pool})
+    return recipe({"answer": asking(task, choices=[SENTENCES[task.name].format(label) for label in labels])})
+
+
 def nearest(task: Task, pool: Sequence[Row]) -> Recipe:
     """Of the pool's rows those that are likest to the question are shown (Liu et al. 2022)."""
     known = [{"input": literal(row.inputs["question"]), "output": row.answer} for row in pool]
@@ -241,6 +253,7 @@ def cascade_words(task: Task, pool: Sequence[Row]) -> Recipe:
 STEP_TECHNIQUES = (
     Technique("choices, options not shown", unseen, ("options",)),
     Technique("choices, options not shown, calibrated", unseen_calibrated, ("options",)),
+    Technique("choices in a sentence", in_a_sentence, ("label",)),
     Technique("nearest examples", nearest, ("label",)),
     Technique("route", route, CHOICE_KINDS, fit="answer"),
     Technique("react with a calculator", react, ("number",), generative=True),
