@@ -29,7 +29,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize(("code", "printed"), EXAMPLES, ids=["face", "agent", "memory", "clock", "client"])
+@pytest.mark.parametrize(("code", "printed"), EXAMPLES, ids=["face", "agent", "memory", "store", "clock", "client"])
 def test_an_example_prints_what_the_page_says(folder: Path, code: str, printed: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=120, check=False
@@ -38,7 +38,7 @@ def test_an_example_prints_what_the_page_says(folder: Path, code: str, printed: 
 
 
 def test_the_step_that_calls_a_tool_of_another_server_works(folder: Path) -> None:
-    settings = re.search(r"```toml\n(.*?)```", PAGE, re.DOTALL)
+    settings = re.search(r"```toml\n(\[plugin.*?)```", PAGE, re.DOTALL)
     assert settings is not None
     (folder / "gristmill.toml").write_text(settings[1])
     (folder / "asks.yaml").write_text(RECIPES[1])

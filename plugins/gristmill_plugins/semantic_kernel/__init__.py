@@ -3,6 +3,7 @@
     kernel.semantic_kernel              the kernel as a `semantic_kernel.Kernel`
     gristmill mcp RECIPE...             recipes as tools of an MCP server
     use: semantic_kernel.call_tool      a tool of an MCP server, as a step
+    use: semantic_kernel                a semantic-kernel collection as a store, under `models:` or [memory.store]
 
 Importing this module, and `check`, import neither library: the first real use does. Invariant: nothing outside this
 folder may import semantic_kernel or mcp, so that they can be replaced here.
@@ -15,10 +16,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from gristmill import Context, PluginError, function
+from pydantic import Field
+
+from gristmill import Context, PluginError, function, model_provider
 
 if TYPE_CHECKING:
-    from gristmill import Kernel
+    from gristmill import Kernel, VectorStore
 
 __all__ = ["SemanticKernelPlugin"]
 
@@ -86,6 +89,36 @@ class SemanticKernelPlugin:
             return await call_tool(settings.get("servers") or {}, name, tool["name"], given)
 
         return tool_plugin(name, record, send)
+
+    @model_provider
+    def semantic_kernel(
+        self,
+        *,
+        connector: Annotated[
+            str,
+            Field(pattern="^[a-z][a-z0-9_]*$", description="A module of semantic_kernel.connectors, such as in_memory"),
+        ],
+        dimensions: Annotated[int, Field(ge=1, description="Of the embedder's vectors")] = 256,
+        fields: Annotated[
+            dict[str, str] | None, Field(description="The metadata: name to str, int, float or bool")
+        ] = None,
+    ) -> VectorStore:
+        """Collections of a semantic-kernel connector as a store of semantic memory, searched by meaning only."""
+        _need("semantic_kernel")
+        from gristmill_plugins.semantic_kernel._store import SemanticKernelStore
+
+        return SemanticKernelStore.of_connector(connector, dimensions, fields or {})
+
+    def store_of(self, collections: Mapping[str, Any]) -> VectorStore:
+        """Return semantic-kernel collections, by name, as a store: `Kernel(memory=...)` takes it.
+
+        Raises:
+            PluginError: semantic-kernel is not installed.
+        """
+        _need("semantic_kernel")
+        from gristmill_plugins.semantic_kernel._store import SemanticKernelStore
+
+        return SemanticKernelStore(collections)
 
     @function(writes=True)
     async def call_tool(
