@@ -123,7 +123,6 @@ def server(file: str, task: str) -> dict[str, Any]:
     """Ask llama-server over HTTP, from more threads than it has slots."""
     import http.client
     from concurrent.futures import ThreadPoolExecutor
-    from threading import local
 
     import xllamacpp  # type: ignore[import-not-found]
 
@@ -135,16 +134,14 @@ def server(file: str, task: str) -> dict[str, Any]:
     settings.hostnames, settings.port, settings.verbosity = ["127.0.0.1"], 0, 0
     running = xllamacpp.Server(settings)
     host = running.listening_address.removeprefix("http://")
-    mine = local()
 
     def ask(row: dict[str, Any]) -> str:
-        if not hasattr(mine, "connection"):
-            mine.connection = http.client.HTTPConnection(host, timeout=600)
+        connection = http.client.HTTPConnection(host, timeout=600)  # the server ends one that waited for a while
         choose = {"max_tokens": 1, "logprobs": True, "top_logprobs": 200}
         body = {"messages": messages_of(row), "temperature": 0.0, "cache_prompt": True}
         body |= {"max_tokens": MAX_TOKENS} if task == "squad" else choose
-        mine.connection.request("POST", "/v1/chat/completions", json.dumps(body), {"Content-Type": "application/json"})
-        choice = json.loads(mine.connection.getresponse().read())["choices"][0]
+        connection.request("POST", "/v1/chat/completions", json.dumps(body), {"Content-Type": "application/json"})
+        choice = json.loads(connection.getresponse().read())["choices"][0]
         if task == "squad":
             return str(choice["message"]["content"])
         likely = {top["token"]: top["logprob"] for top in reversed(choice["logprobs"]["content"][0]["top_logprobs"])}

@@ -44,8 +44,7 @@ WorkersOption = Annotated[
     int | None, typer.Option(min=1, help="Workers on the cluster; by default one a GPU, or one a node.")
 ]
 LimitOption = Annotated[int | None, typer.Option(min=1, help="Only the first so many rows.")]
-
-batch_app = typer.Typer(rich_markup_mode=None)
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 
 
 def _app() -> typer.Typer:
@@ -69,6 +68,9 @@ def _kernel(plugins: list[str] | None, *, cache: bool) -> Kernel:
     from gristmill import Kernel
 
     return Kernel(plugin_files=plugins or (), cache=cache)
+
+
+batch_app = _app()
 
 
 @batch_app.command()
@@ -96,7 +98,7 @@ def batch(
     plugin: PluginOption = None,
     no_cache: NoCacheOption = False,
     as_json: JsonOption = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Run a recipe on every row of a file; the same command goes on where it was stopped."""
     from gristmill.commands import read_inputs, read_overrides
@@ -145,11 +147,14 @@ RepeatsOption = Annotated[
 ExpectOption = Annotated[
     str | None, typer.Option(metavar="COLUMN", help="The column of what is right; a list holds several.")
 ]
+GroupOption = Annotated[str | None, typer.Option(metavar="COLUMN", help="Groups, for fairness.")]
+RelevantOption = Annotated[str | None, typer.Option(metavar="COLUMN", help="Ids of what retrieval should find.")]
+AnswerOption = Annotated[str | None, typer.Option(metavar="FIELD", help="The output's field that is the answer.")]
+PassagesOption = Annotated[str | None, typer.Option(metavar="FIELD", help="Passages, such as steps.search.")]
 FailIfOption = Annotated[
     list[str] | None,
     typer.Option(metavar="CONDITION", help="Exit with 1 where it holds: 'B.accuracy < A.accuracy - 0.02'."),
 ]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 HtmlOption = Annotated[Path | None, typer.Option("--html", metavar="FILE.html", help="Write a report with pictures.")]
 SliceOption = Annotated[
     list[str] | None, typer.Option("--slice", metavar="COLUMN", help="Show every figure for each of its values too.")
@@ -165,14 +170,12 @@ def evaluate(
     expect: ExpectOption = None,
     metrics: MetricsOption = None,
     slices: SliceOption = None,
-    group: Annotated[str | None, typer.Option(metavar="COLUMN", help="Groups, for fairness.")] = None,
-    relevant: Annotated[str | None, typer.Option(metavar="COLUMN", help="Ids of what retrieval should find.")] = None,
-    answer: Annotated[str | None, typer.Option(metavar="FIELD", help="The output's field that is the answer.")] = None,
+    group: GroupOption = None,
+    relevant: RelevantOption = None,
+    answer: AnswerOption = None,
     confidence: Annotated[str | None, typer.Option(metavar="FIELD", help="The output's confidence, 0 to 1.")] = None,
-    passages: Annotated[str | None, typer.Option(metavar="FIELD", help="Passages, such as steps.search.")] = None,
-    repeats: Annotated[
-        int | None, typer.Option(min=1, max=100, help="Run all rows so often, with other seeds.")
-    ] = None,
+    passages: PassagesOption = None,
+    repeats: RepeatsOption = None,
     limit: LimitOption = None,
     concurrency: ConcurrencyOption = CONCURRENCY,
     attempts: AttemptsOption = 2,
@@ -221,13 +224,11 @@ def compare(
     expect: ExpectOption = None,
     metrics: MetricsOption = None,
     slices: SliceOption = None,
-    group: Annotated[str | None, typer.Option(metavar="COLUMN", help="Groups, for fairness.")] = None,
-    relevant: Annotated[str | None, typer.Option(metavar="COLUMN", help="Ids of what retrieval should find.")] = None,
-    answer: Annotated[str | None, typer.Option(metavar="FIELD", help="The output's field that is the answer.")] = None,
-    passages: Annotated[str | None, typer.Option(metavar="FIELD", help="Passages, such as steps.search.")] = None,
-    repeats: Annotated[
-        int | None, typer.Option(min=1, max=100, help="Run all rows so often, with other seeds.")
-    ] = None,
+    group: GroupOption = None,
+    relevant: RelevantOption = None,
+    answer: AnswerOption = None,
+    passages: PassagesOption = None,
+    repeats: RepeatsOption = None,
     all_pairs: Annotated[bool, typer.Option("--all-pairs", help="All with all, not each with the first.")] = False,
     limit: LimitOption = None,
     concurrency: ConcurrencyOption = CONCURRENCY,
