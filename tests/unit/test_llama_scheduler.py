@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from gristmill_plugins.llama._branch import Adapters, Branch, adapters_key
 from gristmill_plugins.llama._lookup import PromptLookup
 from gristmill_plugins.llama._scheduler import STEPS_BY_TURNS, Scheduler
+from gristmill_plugins.llama._stow import Stow, n_distinct
 
 N_VOCAB = 16
 
@@ -68,6 +69,18 @@ class FakeBackend:
 
     def set_adapters(self, adapters: Adapters) -> None:
         self.adapters = adapters
+
+    def save(self, seq: int) -> bytes:
+        return bytes(token for _, token in self.cells[seq])
+
+    def restore(self, seq: int, cells: bytes) -> bool:
+        assert not self.cells.get(seq), "cells come back into an empty sequence"
+        used = {cell for held in self.cells.values() for cell, _ in held}
+        if len(used) + len(cells) > self.n_ctx:
+            return False
+        self.cells[seq] = [(self._ids + place, token) for place, token in enumerate(cells, 1)]
+        self._ids += len(cells)
+        return True
 
 
 class Greedy:
@@ -200,6 +213,49 @@ def test_a_later_request_begins_where_an_earlier_one_was_alike() -> None:
     run(scheduler)
     assert scheduler.counters.decoded - before == 2 + 2
     assert second.answers == [expected(second.prompt, 3)]
+
+
+def ask_in_turn(scheduler: Scheduler, *prompts: list[int]) -> list[int]:
+    """Answer one prompt after another; return how many tokens were decoded for each."""
+    decoded = []
+    for prompt in prompts:
+        job, before = Greedy(prompt, 2), scheduler.counters.decoded
+        scheduler.add(job.start())
+        run(scheduler)
+        assert job.answers == [expected(prompt, 2)]
+        decoded.append(scheduler.counters.decoded - before)
+    return decoded
+
+
+def test_what_is_only_kept_leaves_the_cache_and_comes_back_without_being_read_again() -> None:
+    backend = FakeBackend()
+    scheduler = make(backend, stow=Stow(backend, limit_bytes=1000), at_hand_tokens=100)
+    one, two, three = ([number] * 90 for number in (1, 2, 3))
+    assert ask_in_turn(scheduler, one, two, three) == [91, 91, 91]
+    assert sum(map(len, backend.cells.values())) == 91
+    assert ask_in_turn(scheduler, [*one, 7], [*two, 7], one) == [2, 2, 2]
+    assert sum(map(len, backend.cells.values())) <= 100
+
+
+def test_what_finds_no_place_in_memory_is_read_again() -> None:
+    backend = FakeBackend()
+    scheduler = make(backend, stow=Stow(backend, limit_bytes=100), at_hand_tokens=100)
+    one, two, three = ([number] * 90 for number in (1, 2, 3))
+    assert ask_in_turn(scheduler, one, two, three, two, one) == [91, 91, 91, 2, 91]
+
+
+def test_beginnings_that_sequences_share_count_once() -> None:
+    rows = [[1, 2, 3, 4], [1, 2, 5], [300, 1], [1, 2, 3, 4, 6]]
+    assert n_distinct(np.asarray(row, np.int32) for row in rows) == 4 + 1 + 2 + 1
+    assert n_distinct([]) == 0
+
+
+def test_questions_behind_one_prefix_stay_at_hand() -> None:
+    backend = FakeBackend()
+    scheduler = make(backend, stow=Stow(backend, limit_bytes=1000), at_hand_tokens=100)
+    prefix = [4] * 60
+    ask_in_turn(scheduler, *([*prefix, number] for number in range(5)))
+    assert sorted(len(cells) for cells in backend.cells.values() if cells) == [62] * 5
 
 
 def test_prefixes_are_not_shared_between_adapters() -> None:
@@ -375,6 +431,7 @@ def test_the_reproducible_mode_never_decodes_a_lone_token(n_jobs: int) -> None:
     st.integers(64, 256),
     st.booleans(),
     st.sampled_from([0, 1, 4]),
+    st.sampled_from([None, 0, 100, 10_000]),
 )
 def test_any_mix_of_requests_answers_as_if_each_were_alone(
     requests: list[tuple[list[int], int, int, int, int]],
@@ -382,9 +439,18 @@ def test_any_mix_of_requests_answers_as_if_each_were_alone(
     n_ctx: int,
     reproducible: bool,
     most_guessing: int,
+    stow_bytes: int | None,
 ) -> None:
     backend = FakeBackend(n_ctx=n_ctx, n_seq_max=n_seq_max, n_batch=16)
-    scheduler = make(backend, max_running=4, reproducible=reproducible, most_guessing=most_guessing)
+    stow = None if stow_bytes is None else Stow(backend, limit_bytes=stow_bytes, slack_tokens=1)
+    scheduler = make(
+        backend,
+        max_running=4,
+        reproducible=reproducible,
+        most_guessing=most_guessing,
+        stow=stow,
+        at_hand_tokens=20,
+    )
     jobs = []
     for head, n, n_samples, adapter, pause in requests:
         job = Greedy([1] * 10 + head, n, n_samples=n_samples, adapters=adapters_key({"x": float(adapter)}))

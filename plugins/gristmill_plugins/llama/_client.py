@@ -308,7 +308,7 @@ class LlamaModel(Model):
         header = _gguf.check_model(self._path)
         for adapter in self._options.adapters.values():
             _gguf.check_adapter(Path(adapter.path), header)
-        needed = cache_bytes(header.metadata, header.architecture, self._cache_tokens, self._options.cache_type)
+        needed = self._cache_bytes(header)
         if (free := free_bytes()) is not None and needed > free:
             raise ModelError(
                 f"{self.name} needs {needed / 1e9:.1f} GB for a cache of {self._cache_tokens} tokens, and "
@@ -318,6 +318,9 @@ class LlamaModel(Model):
                 hint="declare the model with fewer context_tokens or cache_tokens, or close other models",
             )
         return header
+
+    def _cache_bytes(self, header: _gguf.GGUFHeader) -> int:
+        return cache_bytes(header.metadata, header.architecture, self._cache_tokens, self._options.cache_type)
 
     @property
     def _cache_tokens(self) -> int:
@@ -351,6 +354,7 @@ class LlamaModel(Model):
             "most_guessing": self._most_guessing,
             "probe": attempt.probe,
             "shelf": self._shelf_options(attempt),
+            "stow_bytes": min(self._cache_bytes(header), (free_bytes() or 0) // 4),
             "params": {
                 "path": str(self._path),
                 "n_ctx": self._cache_tokens,

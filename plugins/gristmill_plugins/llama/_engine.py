@@ -29,6 +29,7 @@ from gristmill_plugins.llama._sampling import Floats
 from gristmill_plugins.llama._scheduler import Scheduler
 from gristmill_plugins.llama._session import SessionJob
 from gristmill_plugins.llama._shelf import PrefixShelf
+from gristmill_plugins.llama._stow import Stow
 from gristmill_plugins.llama._wire import Wire, die_with_parent, take_pipes
 
 SHELF_S = 1.5
@@ -72,6 +73,8 @@ class Engine:
             prefill_share=max(PREFILL_SHARE, params.n_batch // 4),
             reproducible=options["reproducible"],
             shelf=ShelvedSequences(self._context, self._shelf) if self._shelf else None,
+            # Measured on a processor only; a GPU would send its cells over the bus.
+            stow=None if params.gpu_layers else Stow(self._context, limit_bytes=options["stow_bytes"]),
             most_guessing=options["most_guessing"],
         )
 

@@ -11,6 +11,8 @@ first, and a running branch that is pushed out is decoded again later from its o
 A branch with a guesser may be decoded several tokens ahead (speculative decoding, Leviathan et al. 2023, in its
 greedy case). Its job never sees a guess: it gets the rows that follow tokens it wrote itself, and what was guessed
 wrong is cut off again before the step ends.
+
+It is longer than other modules because admission, batches and eviction change the same few lists.
 """
 
 from __future__ import annotations
@@ -26,12 +28,15 @@ import numpy.typing as npt
 from gristmill_plugins.llama._batch import Batch, Counters
 from gristmill_plugins.llama._branch import Adapters, Backend, Branch, Job, Shelf
 from gristmill_plugins.llama._shelf import n_common
+from gristmill_plugins.llama._stow import Stow, n_distinct
 
 MIN_SHARED = 8
 """Prefixes shorter than this many tokens are computed again: cheaper than a sequence held for them."""
 MIN_SHELVED = 256
 """Prefixes shorter than this many tokens are not kept on disk: reading them again takes under a second."""
 DECODED, NO_ROOM = 0, 1
+AT_HAND_TOKENS = 1024
+"""Of what is only kept, so many tokens stay in the cache; the rest is put aside: see `_stow`."""
 STEPS_BY_TURNS = 4
 """Steps in a row for one set of adapters while others wait: after each change llama.cpp builds its graph anew."""
 SCRATCH = 0
@@ -66,10 +71,14 @@ class Scheduler:
         prefill_share: int,
         reproducible: bool = False,
         shelf: Shelf | None = None,
+        stow: Stow | None = None,
+        at_hand_tokens: int = AT_HAND_TOKENS,
         most_guessing: int = 0,
     ) -> None:
         self._backend = backend
         self._shelf = shelf
+        self._stow = stow if backend.can_split else None
+        self._at_hand_tokens = at_hand_tokens
         self._max_running = max_running
         self._prefill_share = prefill_share
         self._reproducible = reproducible
@@ -166,7 +175,9 @@ class Scheduler:
             return Placed.SOON
         if not self._has_room(len(branch.tokens) - n_common, spare=source if isinstance(source, int) else None):
             return Placed.FULL
-        if isinstance(source, int):
+        if n_stowed := self._load_stowed(branch, beyond=n_common + MIN_SHARED):
+            n_common = n_stowed
+        elif isinstance(source, int):
             self._take_over(branch, source, n_common)
         else:
             branch.seq = self._free.pop()
@@ -178,6 +189,17 @@ class Scheduler:
         self.counters.shared += n_common
         self._running.append(branch)
         return Placed.YES
+
+    def _load_stowed(self, branch: Branch, *, beyond: int) -> int:
+        """Give a branch a sequence with what was put aside, if that is more than the cache has; return how much."""
+        if self._stow is None or not self._free:
+            return 0
+        most = min(branch.wants_from, len(branch.tokens) - 1)
+        size = self._stow.load(self._free[-1], branch.tokens[:most], branch.adapters, beyond=beyond)
+        if size:
+            branch.seq = self._free.pop()
+            self._backend.truncate(branch.seq, size)
+        return size
 
     def _load_shelved(self, branch: Branch, seq: int) -> int:
         """Fill an empty sequence from disk, if a long beginning of the branch is there; return how much of it."""
@@ -221,11 +243,11 @@ class Scheduler:
     def _has_room(self, n_new: int, *, spare: int | None) -> bool:
         """Make a sequence and `n_new` cells free by evicting what is only kept; False where that is not enough."""
         while not self._free and (victim := self._oldest_kept(spare)) is not None:
-            self._evict(victim)
+            self._put_aside(victim)
         if not self._free and spare is None:
             return False
         while self._n_used() + n_new > self._backend.n_ctx and (victim := self._oldest_kept(spare)) is not None:
-            self._evict(victim)
+            self._put_aside(victim)
         return not self._running or self._n_used() + n_new <= self._backend.n_ctx
 
     def _n_used(self) -> int:
@@ -235,6 +257,16 @@ class Scheduler:
 
     def _oldest_kept(self, spare: int | None) -> int | None:
         return next((seq for seq in self._kept if seq != spare), None)
+
+    def _thin_out(self) -> None:
+        """Put the longest unused aside until few cells are only kept; the last one stays, however long."""
+        while len(self._kept) > 1 and n_distinct(kept.tokens for kept in self._kept.values()) > self._at_hand_tokens:
+            self._put_aside(next(iter(self._kept)))
+
+    def _put_aside(self, seq: int) -> None:
+        if self._stow is not None:
+            self._stow.keep(seq, self._kept[seq].tokens, self._kept[seq].adapters)
+        self._evict(seq)
 
     def _evict(self, seq: int | None = None) -> None:
         seq = next(iter(self._kept)) if seq is None else seq
@@ -378,6 +410,8 @@ class Scheduler:
                 self._shelf.keep(branch.seq, branch.tokens[: branch.n_past], branch.adapters)
             self._kept[branch.seq] = _Kept(tokens, branch.adapters, branch.n_past - branch.n_shared)
             branch.seq = None
+            if self._stow is not None:
+                self._thin_out()
             return
         self._give_back(branch)
 
