@@ -2,6 +2,7 @@
 
     python benchmarks/steps.py                # tables on standard output, numbers in benchmarks/results/steps.json
     python benchmarks/steps.py --rounds 5     # quick
+    python benchmarks/steps.py --only chain-100 fan-out-100   # a minute; the other numbers in the file are kept
 
 The work is a number that each step adds 1 to: a chain, in which each step reads the one before it, and a fan-out of
 steps that are joined by one that adds up. Everybody builds (or reads, checks, compiles) its pipeline once outside the
@@ -58,6 +59,7 @@ SCENARIOS: dict[tuple[str, int], dict[str, float]] = {
     ("chain", 1_000): dict.fromkeys(CONTENDERS, 1) | {"Haystack, run": 0.2, "Haystack, run_async": 0.2, "PDL": 0},
     ("chain", 10_000): {OURS: 0.5, "gristmill": 0.5},
 }
+NAMES = {f"{shape}-{size}": (shape, size) for shape, size in SCENARIOS}
 CHECKED = (100, 1_000, 10_000)
 
 Call = Callable[[], Any]
@@ -432,6 +434,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=15, help="at least 10")
     parser.add_argument("--out", type=Path, default=_peers.HERE / "results" / "steps.json")
+    parser.add_argument("--only", nargs="+", choices=NAMES, help="measure only these, without the checker")
     parser.add_argument("--worker", choices=MAKERS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     os.environ |= {"HAYSTACK_TELEMETRY_ENABLED": "false", "LANGSMITH_TRACING": "false"}
@@ -440,13 +443,20 @@ def main() -> None:
         return
     pythons: dict[str | None, Path] = {name: _peers.environment(name, wanted) for name, wanted in PEERS.items()}
     pythons[None] = Path(sys.executable)
-    results = [compare(shape, size, options.rounds, pythons) for shape, size in SCENARIOS]
-    checked = check_times(options.rounds)
+    wanted = [NAMES[name] for name in options.only or NAMES]
+    results = [compare(shape, size, options.rounds, pythons) for shape, size in wanted]
     packages = {name: _peers.versions(pythons[name]) for name in PEERS}
+    report: dict[str, Any] = {"python": sys.version.split()[0], "results": results, "packages": packages}
+    if options.only:
+        earlier = json.loads(options.out.read_text()) if options.out.exists() else {"results": []}
+        kept = [one for one in earlier["results"] if (one["shape"], one["steps"]) not in wanted]
+        report = earlier | report | {"results": results + kept}
+        print(table(results))
+    else:
+        report["checker"] = check_times(options.rounds)
+        print(f"{table(results)}\n\n{growth(results)}\n\n{check_table(report['checker'])}")
     options.out.parent.mkdir(exist_ok=True)
-    report = {"python": sys.version.split()[0], "results": results, "checker": checked, "packages": packages}
     options.out.write_text(json.dumps(report, indent=1) + "\n")
-    print(f"{table(results)}\n\n{growth(results)}\n\n{check_table(checked)}")
 
 
 if __name__ == "__main__":

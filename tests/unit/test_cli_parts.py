@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import io
 from pathlib import Path
+from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from gristmill import FunctionError, Kernel, UsageError, function
 from gristmill._cli import _app, main
@@ -204,3 +207,20 @@ def test_a_command_that_misses_a_library_says_what_to_install(
         main()
     assert caught.value.code == 2
     assert 'rouge_score is not installed\n  pip install "gristmill[evaluation]"' in capsys.readouterr().err
+
+
+def test_help_looks_up_installed_commands_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from gristmill._cli._app import app
+
+    asked: list[str] = []
+    find = importlib.metadata.entry_points
+
+    def counted(*, group: str) -> Any:
+        asked.append(group)
+        return find(group=group)
+
+    monkeypatch.setattr(importlib.metadata, "entry_points", counted)
+    shown = CliRunner().invoke(app, ["--help"])
+    assert shown.exit_code == 0
+    assert "eval" in shown.output
+    assert asked == ["gristmill.commands"]

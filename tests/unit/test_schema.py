@@ -14,8 +14,10 @@ from pydantic import Field
 
 import gristmill_recipes
 from gristmill import Candidate, Context, FunctionRef, Kernel, ModelRef, function
-from gristmill._language._check import INPUT_TYPES, RECIPE_KEYS
-from gristmill._language._check_steps import KEYS, _plain
+from gristmill._language._check import RECIPE_KEYS
+from gristmill._language._check_declarations import INPUT_TYPES
+from gristmill._language._check_steps import _plain
+from gristmill._language._step_keys import KEYS
 from gristmill._language._type_schema import of_type
 from gristmill._language._types import type_of
 from gristmill._language._yaml import parse_yaml

@@ -8,6 +8,7 @@ distributions that offer one name are both refused.
 from __future__ import annotations
 
 import importlib.metadata
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -25,17 +26,22 @@ GROUP = "gristmill.commands"
 class CommandGroup(typer.core.TyperGroup):
     """gristmill's own commands, then those that are installed."""
 
+    @cached_property
+    def _offered(self) -> dict[str, list[EntryPoint]]:
+        """Looked up once: every distribution there is must be opened for it."""
+        return _offered()
+
     def list_commands(self, ctx: Any) -> list[str]:
         """Return every name: gristmill's own in the order of definition, then the others by name."""
         own = super().list_commands(ctx)
-        return own + sorted(set(_offered()) - set(own))
+        return own + sorted(set(self._offered) - set(own))
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """Return a command, imported if an entry point brings it; None if there is none of that name."""
         own = super().get_command(ctx, cmd_name)
         if own is not None:
             return own
-        points = _offered().get(cmd_name)
+        points = self._offered.get(cmd_name)
         return None if points is None else _load(cmd_name, points)
 
 

@@ -123,7 +123,7 @@ def _model_override(text: str, declared: list[str]) -> tuple[str, str]:
 
 
 def _quoted(file: str) -> str:
-    from gristmill._language._check import is_model_path
+    from gristmill._language._check_declarations import is_model_path
 
     path = str(Path(file).absolute()) if is_model_path(file) else file
     return "'" + path.replace("'", "''") + "'"

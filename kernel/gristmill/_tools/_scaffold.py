@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from gristmill._errors import UsageError
-from gristmill._language._check import NAME, RECIPE_NAME
+from gristmill._language._check import NAME
+from gristmill._language._check_declarations import RECIPE_NAME
 from gristmill._language._diagnostics import shorten_path
 from gristmill._language._yaml import Scalar, parse_yaml
 from gristmill._library import SUFFIXES

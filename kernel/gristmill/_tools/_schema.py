@@ -14,9 +14,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from typing import Any
 
-from gristmill._language._check import INPUT_KEYS, INPUT_TYPES, NAME, RECIPE_KEYS, RECIPE_NAME, RESERVED
-from gristmill._language._check_steps import KEYS, MARKS, SAMPLING
+from gristmill._language._check import NAME, RECIPE_KEYS, RESERVED
+from gristmill._language._check_declarations import INPUT_KEYS, INPUT_TYPES, RECIPE_NAME
 from gristmill._language._recipe import LANGUAGE_VERSION, Budget
+from gristmill._language._step_keys import KEYS, MARKS, SAMPLING
 from gristmill._language._type_schema import EXPRESSION, Schema, limits_of, of_type, parameter_schema
 from gristmill._language._types import type_of
 from gristmill._models import Sampling
