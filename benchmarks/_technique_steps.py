@@ -147,10 +147,15 @@ def unseen_calibrated(task: Task, _: Sequence[Row]) -> Recipe:
     return recipe({"answer": choosing(task, task.prompts[2], calibrate=True)})
 
 
-def in_a_sentence(task: Task, pool: Sequence[Row]) -> Recipe:
+def in_a_sentence(task: Task, pool: Sequence[Row], **more: Any) -> Recipe:
     """The labels are scored as the model would say them, not as bare words."""
     labels = sorted({row.answer for row in pool})
-    return recipe({"answer": asking(task, choices=[SENTENCES[task.name].format(label) for label in labels])})
+    sentences = [SENTENCES[task.name].format(label) for label in labels]
+    return recipe({"answer": asking(task, choices=sentences, **more)})
+
+
+def in_a_sentence_calibrated(task: Task, pool: Sequence[Row]) -> Recipe:
+    return in_a_sentence(task, pool, calibrate=True)
 
 
 def nearest(task: Task, pool: Sequence[Row]) -> Recipe:
@@ -254,6 +259,7 @@ STEP_TECHNIQUES = (
     Technique("choices, options not shown", unseen, ("options",)),
     Technique("choices, options not shown, calibrated", unseen_calibrated, ("options",)),
     Technique("choices in a sentence", in_a_sentence, ("label",)),
+    Technique("choices in a sentence, calibrated", in_a_sentence_calibrated, ("label",)),
     Technique("nearest examples", nearest, ("label",)),
     Technique("route", route, CHOICE_KINDS, fit="answer"),
     Technique("react with a calculator", react, ("number",), generative=True),
