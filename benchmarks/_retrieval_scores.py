@@ -65,14 +65,22 @@ def auc(labels: Sequence[bool], scores: Sequence[float]) -> float:
     return float((differences > 0).mean() + (differences == 0).mean() / 2)
 
 
-def auc_interval(labels: Sequence[bool], scores: Sequence[float], draws: int = 1000) -> tuple[float, float, float]:
-    """Return the AUC and its 95% interval by the percentile bootstrap over rows."""
-    truth, values = np.asarray(labels, dtype=bool), np.asarray(scores, dtype=float)
+def auc_interval(
+    labels: Sequence[bool], scores: Sequence[float], against: Sequence[float] | None = None, *, draws: int = 1000
+) -> tuple[float, float, float]:
+    """Return the AUC, less that of other scores of the same rows, and its 95% interval by bootstrap over rows."""
+    truth = np.asarray(labels, dtype=bool)
+
+    def measured(rows: np.ndarray) -> float:
+        drawn = truth[rows].tolist()
+        gain = auc(drawn, np.asarray(scores, dtype=float)[rows].tolist())
+        return gain - (auc(drawn, np.asarray(against, dtype=float)[rows].tolist()) if against is not None else 0.0)
+
     random = np.random.default_rng(7)
     drawn: list[float] = []
     while len(drawn) < draws:
         rows = random.integers(len(truth), size=len(truth))
         if 0 < truth[rows].sum() < len(rows):
-            drawn.append(auc(truth[rows].tolist(), values[rows].tolist()))
+            drawn.append(measured(rows))
     low, high = np.percentile(drawn, (2.5, 97.5))
-    return auc(labels, scores), float(low), float(high)
+    return measured(np.arange(len(truth))), float(low), float(high)

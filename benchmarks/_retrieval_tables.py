@@ -16,8 +16,8 @@ WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 def tables(rows: Sequence[Row]) -> str:
     """Return every table that there are rows for."""
     makers: dict[str, Callable[[list[Row]], str]] = {
-        "search": _search, "rerank": _rerank, "hyde": lambda of_part: _hyde(of_part, rows), "answers": _answers,
-        "check": _check, "inject": _inject, "refuse": _refuse,
+        "search": _search, "compress": _compress, "rerank": _rerank, "hyde": lambda of_part: _hyde(of_part, rows),
+        "answers": _answers, "check": _check, "inject": _inject, "refuse": _refuse,
     }  # fmt: skip
     found = []
     for part, maker in makers.items():
@@ -80,6 +80,19 @@ def _rerank(rows: list[Row]) -> str:
             lines.append([name, f"{weight:g}", str(len(group)), *cells, _gain(gains)])
     head = ["set", "model's share", "n", "recall@1", "recall@5", "nDCG@10", "MRR", "gain in nDCG@10"]
     return _markdown(head, lines)
+
+
+def _compress(rows: list[Row]) -> str:
+    lines = []
+    for name, group in _by_set([row for row in rows if row["kept"]]).items():
+        for budget in group[0]["kept"]:
+            kept = [row["kept"][budget] for row in group]
+            share = sum(one[2] for one in kept) / sum(row["tokens"] for row in group)
+            cells = [_shown([float(one[place]) for one in kept]) for place in (0, 1)]
+            lines.append([name, budget, str(len(group)), f"{share:.2f}", *cells])
+    return _markdown(
+        ["set", "tokens", "n", "share of the tokens", "compressed holds it", "first tokens hold it"], lines
+    )
 
 
 def _by_set(rows: Sequence[Row]) -> dict[str, list[Row]]:
@@ -166,12 +179,11 @@ def _check(rows: list[Row]) -> str:
             group = [row for row in rows if row["split"] == split and row["label"] in (*true, *false)]
             labels = [row["label"] in true for row in group]
             if len(set(labels)) == 2:
-                cells = [
-                    "{:.3f} ({:.2f}-{:.2f})".format(*auc_interval(labels, [row[score] for row in group]))
-                    for score in ("supported", "overlap")
-                ]
+                ours, words = ([row[score] for row in group] for score in ("supported", "overlap"))
+                cells = ["{:.3f} ({:.2f}-{:.2f})".format(*auc_interval(labels, scores)) for scores in (ours, words)]
+                cells.append("{:+.3f} ({:+.2f} to {:+.2f})".format(*auc_interval(labels, ours, words)))
                 lines.append([title, split, f"{sum(labels)} + {len(labels) - sum(labels)}", *cells])
-    return _markdown(["claim is", "split", "n", "AUC of retrieval.check", "AUC of word overlap"], lines)
+    return _markdown(["claim is", "split", "n", "AUC of retrieval.check", "AUC of word overlap", "gain"], lines)
 
 
 FITS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {

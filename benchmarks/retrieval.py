@@ -37,14 +37,16 @@ HERE = Path(__file__).parent
 SETS = {"squad": "squad_corpus", "nq_open": "nq_corpus", "scifact": "scifact_corpus",
         "hotpotqa": "hotpotqa_corpus", "musique": "musique_corpus"}  # fmt: skip
 MODES = ("dense", "bm25", "hybrid")
-PARTS = ("search", "check", "inject", "hyde", "rerank", "answers", "refuse")
+PARTS = ("search", "compress", "check", "inject", "hyde", "rerank", "answers", "refuse")
 AT_ONCE = 6
 """Questions asked at the same time: six rerankings fill the engine's 32 sequences, more only wait."""
-N_RERANKED = 8
-RERANKED_CHARACTERS = 700
-"""Of a passage, about 170 tokens: all of most passages, and half of SciFact's abstracts."""
+N_RERANKED = 5
+RERANKED_CHARACTERS = 500
+"""Of a passage, about 120 tokens, since reading is what reranking costs: 0.8 s of a processor a passage of that size."""
 N_READ = 3
 """Passages that an answer is made from."""
+N_COMPRESSED, BUDGETS = 5, (64, 128, 256)
+"""Passages that are compressed, and to how many tokens."""
 ATTACK_CHARACTERS = 1500
 """Of an attack: role-play prompts are up to five times as long, and say what they want first."""
 MODEL = "models: {main: {use: llama, model: smollm2, context_tokens: 4096, cache_tokens: 16384, threads: THREADS}}\n"
@@ -61,6 +63,9 @@ RECIPES = {
     "with: {question: '${inputs.question}', passages: '${inputs.found}', fence: '${inputs.fence}', max_tokens: 60}}}\n",
     "closed": MODEL + "inputs: {question: string}\nsteps: {x: {system: Answer the question in one or two short "
     "sentences., prompt: '${inputs.question}', max_tokens: 60}}\n",
+    "compress": MODEL + "inputs: {question: string, found: list, tokens: integer}\nsteps: {x: {use: "
+    "retrieval.compress, with: {question: '${inputs.question}', passages: '${inputs.found}', "
+    "tokens: '${inputs.tokens}'}}}\n",
     "check": MODEL + "inputs: {text: string, found: list}\nsteps: {x: {use: retrieval.check, with: "
     "{text: '${inputs.text}', passages: '${inputs.found}'}}}\n",
 }  # fmt: skip
@@ -168,6 +173,34 @@ def search_jobs(bench: Bench) -> Iterator[Job]:
             yield f"search/{name}/{mode}/{row['id']}", work
 
 
+def compress_jobs(bench: Bench) -> Iterator[Job]:
+    """Where the first five of hybrid search hold the answer: does what is left of them, and do their first tokens?"""
+    from gristmill_plugins.retrieval._chunks import estimated_tokens, sentences
+
+    def holds(text: str, row: Mapping[str, Any]) -> bool:
+        return any(answer.lower() in text.lower() for answer in row["answers"])
+
+    for name, row in in_turn(bench, 10**9):
+
+        def work(name: str = name, row: dict[str, Any] = row) -> Mapping[str, Any]:
+            found = bench.search(name, row["question"], "hybrid", N_COMPRESSED)
+            whole = "\n".join(passage.text for passage in found)
+            kept: dict[str, Any] = {}
+            for tokens in BUDGETS if holds(whole, row) else ():
+                short = bench.run("compress", question=row["question"], found=found, tokens=tokens)
+                first = ""
+                for sentence in sentences(whole):
+                    if estimated_tokens(first + sentence) > tokens:
+                        break
+                    first += sentence
+                text = "\n".join(passage.text for passage in short)
+                kept[str(tokens)] = [holds(text, row), holds(first, row), estimated_tokens(text)]
+            return {"set": name, "tokens": estimated_tokens(whole), "kept": kept}
+
+        if row.get("answers"):
+            yield f"compress/{name}/{row['id']}", work
+
+
 def hyde_jobs(bench: Bench) -> Iterator[Job]:
     """Dense and hybrid search with two hypothetical documents."""
     for name, row in in_turn(bench, bench.most):
@@ -184,7 +217,7 @@ def hyde_jobs(bench: Bench) -> Iterator[Job]:
 
 
 def rerank_jobs(bench: Bench) -> Iterator[Job]:
-    """The first eight of hybrid search, in the model's order."""
+    """The first five of hybrid search, in the model's order."""
     for name, row in in_turn(bench, bench.most):
 
         def work(name: str = name, row: dict[str, Any] = row) -> Mapping[str, Any]:
@@ -299,8 +332,8 @@ def refuse_jobs(bench: Bench) -> Iterator[Job]:
 
 
 JOBS: dict[str, Callable[[Bench], Iterator[Job]]] = {
-    "search": search_jobs, "check": check_jobs, "inject": inject_jobs, "answers": answer_jobs,
-    "rerank": rerank_jobs, "hyde": hyde_jobs, "refuse": refuse_jobs,
+    "search": search_jobs, "compress": compress_jobs, "check": check_jobs, "inject": inject_jobs,
+    "answers": answer_jobs, "rerank": rerank_jobs, "hyde": hyde_jobs, "refuse": refuse_jobs,
 }  # fmt: skip
 
 

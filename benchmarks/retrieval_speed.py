@@ -435,8 +435,8 @@ def ratios(results: Mapping[str, Any]) -> str:
                 )
                 same = found["agreement"][f"{ours} / {theirs}"]
                 lines.append(
-                    f"| {int(size):,} | {theirs} ({ours.split(', ')[1]}) | {index:.2f}x | {index_cpu:.2f}x | {query:.2f}x |"
-                    f" {cpu:.2f}x | {opened:.2f}x | {same:.2f} |"
+                    f"| {int(size):,} | {theirs} ({ours.split(', ')[1]}) | {index:.2f}x | {index_cpu:.2f}x |"
+                    f" {query:.2f}x | {cpu:.2f}x | {opened:.2f}x | {same:.2f} |"
                 )
     return "\n".join(lines)
 

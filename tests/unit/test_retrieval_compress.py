@@ -26,6 +26,16 @@ def test_the_sentences_about_the_question_are_kept_in_their_order_and_place() ->
     assert found[1].text == "Who mended the mill is not known."
 
 
+def test_of_equal_sentences_that_of_the_better_passage_is_kept() -> None:
+    first, second = (Passage(text=f"The mill stands on the {river}.", source=river) for river in ("Lea", "Ash"))
+    for passages, kept in (([first, second], "Lea"), ([second, first], "Ash")):
+        found = asyncio.run(compress("Where is the mill?", passages, FakeModel(), 6, None))  # type: ignore[arg-type]
+        assert [passage.source for passage in found] == [kept]
+    likely = Passage(text="It rains. The mill stands on the Lea, and not on the Ash.", source="c")
+    found = asyncio.run(compress("Where does the mill stand, on the Ash?", [MILL, likely], FakeModel(), 11, None))  # type: ignore[arg-type]
+    assert [passage.source for passage in found] == ["c"]  # and a better sentence of a later passage wins
+
+
 @given(st.integers(1, 40))
 def test_the_budget_is_never_exceeded(tokens: int) -> None:
     found = asyncio.run(compress("Which mill?", [MILL, BELT], FakeModel(), tokens, FakeEmbedder()))  # type: ignore[arg-type]

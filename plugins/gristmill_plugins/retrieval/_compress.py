@@ -14,6 +14,11 @@ from dataclasses import dataclass
 from gristmill import Embedder, ModelHandle, Passage
 from gristmill_plugins.retrieval._answer_text import coverage, rarity, sentences
 
+RANK = 0.5
+"""What it is worth to a sentence that its passage is the first; the n-th has an n-th of it. Chosen on every other one
+of 706 questions of four sets, from 0 to 3 in eight steps: from 0.5 to 1 it hardly matters, and without it the first
+tokens of the passages, as they stand, hold more answers."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Sentence:
@@ -31,7 +36,8 @@ async def compress(
         for number, passage in enumerate(passages)
         for place, text in enumerate(sentences(passage.text))
     ]
-    worth = await worths(question, [sentence.text for sentence in found], embedder)
+    likeness = await worths(question, [sentence.text for sentence in found], embedder)
+    worth = [own + RANK / (sentence.passage + 1) for own, sentence in zip(likeness, found, strict=True)]
     sizes = await asyncio.gather(*(handle.count_tokens(f" {sentence.text}") for sentence in found))
     kept: list[_Sentence] = []
     for at in sorted(range(len(found)), key=lambda i: (-worth[i], i)):
