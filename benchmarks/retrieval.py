@@ -42,7 +42,7 @@ AT_ONCE = 6
 """Questions asked at the same time: six rerankings fill the engine's 32 sequences, more only wait."""
 N_RERANKED = 5
 RERANKED_CHARACTERS = 500
-"""Of a passage, about 120 tokens, since reading is what reranking costs: 0.8 s of a processor a passage of that size."""
+"""Of a passage, about 120 tokens, since reading is what reranking costs."""
 N_READ = 3
 """Passages that an answer is made from."""
 N_COMPRESSED, BUDGETS = 5, (64, 128, 256)
