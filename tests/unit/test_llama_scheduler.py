@@ -309,6 +309,23 @@ def test_a_long_prompt_does_not_stop_those_that_stream() -> None:
     assert max(map(len, with_both)) == 9
 
 
+def test_a_prompt_is_read_in_whole_batches_beside_what_nobody_streams() -> None:
+    backend = FakeBackend()
+    scheduler = make(backend)
+    quiet = Greedy([1, 2], 20)
+    (branch,) = quiet.start()
+    branch.streams = False
+    scheduler.add([branch])
+    scheduler.step()
+    reader = Greedy([1] * 100, 1)
+    scheduler.add(reader.start())
+    while not reader.answers:
+        scheduler.step()
+    assert [len(batch) for batch in backend.batches[1:4]] == [32, 32, 32]
+    run(scheduler)
+    assert quiet.answers == [expected([1, 2], 20)]
+
+
 def test_a_short_prompt_is_read_beside_a_long_one() -> None:
     scheduler = make(FakeBackend(n_batch=8))
     long, short = Greedy([7] * 100, 1), Greedy([1, 2, 3], 1)

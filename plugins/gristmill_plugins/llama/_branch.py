@@ -87,6 +87,8 @@ class Branch:
     """Tokens that were taken over from another sequence instead of computed, at the last admission."""
     mark: int | None = None
     """The job's own: which of its samples or choices this is."""
+    streams: bool = True
+    """Whether somebody waits for each of its tokens, so that the prompts of others are read a little at a time."""
     guesser: Guesser | None = None
     """Only for a job that appends to this branch the most likely token of each row, and nothing else."""
 

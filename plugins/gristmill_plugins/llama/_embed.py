@@ -87,6 +87,14 @@ class TextEmbedder:
     def _make_context(self) -> NativeContext:
         params = replace(self._params, n_ctx=self._most, n_batch=self._most, n_seq_max=1)
         context = NativeContext(self._model, params, pooled=True)
+        if context.ranks:
+            context.close()
+            raise ModelError(
+                f"{self._model.path} is a reranker: it scores a question with a passage, and has no vector of a text",
+                model=self._model.path,
+                cause="request",
+                hint="embed with another model",
+            )
         if context.pools_nothing:  # a generative model: the mean of its last layer is the usual choice
             context.close()
             context = NativeContext(self._model, params, pooled=True, mean=True)

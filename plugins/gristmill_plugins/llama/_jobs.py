@@ -305,7 +305,10 @@ class ScoreJob:
 
     def start(self) -> list[Branch]:
         """Return the branch that reads the prompt."""
-        return [Branch(self, list(self._prompt), wants_from=len(self._prompt) - 1, adapters=self._adapters)]
+        return [self._make_branch(list(self._prompt), wants_from=len(self._prompt) - 1)]
+
+    def _make_branch(self, tokens: list[int], *, wants_from: int) -> Branch:
+        return Branch(self, tokens, wants_from, adapters=self._adapters, streams=False)
 
     def consume(self, branch: Branch, at: int, logits: Floats) -> Iterable[Branch]:
         """Add up the token that follows `at`, in the choice that the branch stands for or in all of them."""
@@ -326,8 +329,8 @@ class ScoreJob:
             self._add(which, 0, logprobs)
             if len(choice) > 1:
                 tokens = self._prompt + choice[:-1]
-                own = Branch(self, tokens, wants_from=len(self._prompt), adapters=self._adapters, keep=False)
-                own.mark = which
+                own = self._make_branch(tokens, wants_from=len(self._prompt))
+                own.mark, own.keep = which, False
                 new.append(own)
         self._finish_if_done()
         return new

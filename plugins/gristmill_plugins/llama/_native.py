@@ -231,6 +231,8 @@ class NativeContext:
         self.can_remember = bool(self._memory)
         """Whether there is a key-value cache: an encoder has none, and cannot write."""
         self.pools_nothing: bool = C.llama_pooling_type(self.pointer) == C.LLAMA_POOLING_TYPE_NONE
+        self.ranks: bool = C.llama_pooling_type(self.pointer) == C.LLAMA_POOLING_TYPE_RANK
+        """Whether it is a reranker: what it pools are a few scores and no vector, and more must not be read."""
         self._n_vocab = model.vocabulary.size
         self.n_ctx: int = C.llama_n_ctx(self.pointer)
         self.n_batch: int = C.llama_n_batch(self.pointer)

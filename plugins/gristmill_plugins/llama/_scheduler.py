@@ -291,7 +291,8 @@ class Scheduler:
         share = (room - len(decoding)) // len(decoding) if may_guess else 0
         for branch in decoding[:room]:
             batch.add(branch, 1, self._guess(branch, share))
-        room = min(room - len(batch.tokens), self._prefill_share if decoding else room)
+        is_hurried = any(branch.streams for branch in decoding)
+        room = min(room - len(batch.tokens), self._prefill_share if is_hurried else room)
         for n_before, branch in enumerate(reading):
             size = min(branch.n_pending, max(1, room // (len(reading) - n_before)))
             if room >= size:
