@@ -31,8 +31,8 @@ def pack(kind: int, value: Any) -> bytes:
     return text(value) if kind == STRING else struct.pack(FORMATS[kind], value)
 
 
-def write_encoder(path: Path) -> None:
-    """Write a GGUF file of a one-block BERT with mean pooling."""
+def write_encoder(path: Path, pooling_type: int = 1) -> None:
+    """Write a GGUF file of a one-block BERT: 1 pools the mean, 4 scores as a reranker does."""
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     words += [f"\u2581{chr(code)}" for code in range(97, 123)] + [chr(code) for code in range(97, 123)]
     words += [f"\u2581{chr(code)}{chr(code)}" for code in range(97, 123)] + [
@@ -52,6 +52,9 @@ def write_encoder(path: Path) -> None:
         shapes |= {f"blk.0.{name}.weight": (WIDTH, WIDTH), f"blk.0.{name}.bias": (WIDTH,)}
     for name in ("token_embd_norm", "blk.0.attn_output_norm", "blk.0.layer_output_norm"):
         shapes |= {f"{name}.weight": (WIDTH,), f"{name}.bias": (WIDTH,)}
+    if pooling_type == 4:
+        shapes |= {"cls.weight": (WIDTH, WIDTH), "cls.bias": (WIDTH,)}
+        shapes |= {"cls.output.weight": (1, WIDTH), "cls.output.bias": (1,)}
     metadata: list[tuple[str, int, Any]] = [
         ("general.architecture", STRING, "bert"),
         ("bert.context_length", U32, CONTEXT),
@@ -61,7 +64,7 @@ def write_encoder(path: Path) -> None:
         ("bert.attention.head_count", U32, 2),
         ("bert.attention.layer_norm_epsilon", F32, 1e-12),
         ("bert.attention.causal", BOOL, False),
-        ("bert.pooling_type", U32, 1),
+        ("bert.pooling_type", U32, pooling_type),
         ("tokenizer.ggml.model", STRING, "bert"),
         ("tokenizer.ggml.token_type_count", U32, 2),
         ("tokenizer.ggml.bos_token_id", U32, 2),
@@ -116,3 +119,17 @@ async def test_control_tokens_in_a_text_are_text(model: LlamaModel) -> None:
 async def test_an_encoder_does_not_write(model: LlamaModel) -> None:
     with pytest.raises(ModelError, match="is an encoder: it embeds text and writes none"):
         await model.generate(GenerateRequest(messages=(Message(role="user", content="Hello"),)))
+
+
+async def test_a_reranker_has_no_vectors_and_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "tiny-reranker.gguf"
+    write_encoder(path, pooling_type=4)
+    made = LlamaPlugin().llama(model=str(path))
+    try:
+        for _ in range(2):
+            with pytest.raises(
+                ModelError, match=r"tiny-reranker\.gguf is a reranker: it scores a question with a passage"
+            ):
+                await made.embed(["a mill by a river"])
+    finally:
+        await made.close()
