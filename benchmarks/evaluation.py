@@ -33,7 +33,8 @@ SYSTEM = "Answer with a few words."
 PROMPT = "{context}\n\nQuestion: {question}"
 MAX_TOKENS = 256
 CONTEXT_TOKENS = 2048
-THREADS = os.cpu_count() or 1
+THREADS = int(os.environ.get("THREADS", os.cpu_count() or 1))
+"""Of every contender; set it to 1 where other work goes on, and look at processor seconds."""
 TASKS = {
     "squad": ("answers", "f1", f"max_tokens: {MAX_TOKENS}"),
     "boolq": ("answer", "accuracy", "choices: ['yes', 'no']"),
@@ -220,7 +221,9 @@ def told(found: dict[str, Any]) -> str:
         notes.append(f"- {task}: the second run, from the cache, was {faster:.0f} times faster; "
                      f"{sum(one['calls_again'] for one in ours)} answers that were cut off ran again")  # fmt: skip
     others = [one["others"] for contenders in found.values() for runs in contenders.values() for one in runs]
-    notes.append(f"- other processes used {min(others):.0%} to {max(others):.0%} of the machine ({THREADS} cores)")
+    notes.append(
+        f"- other processes used {min(others):.0%} to {max(others):.0%} of the machine ({os.cpu_count()} cores); {THREADS} threads each"
+    )
     return "\n".join([*lines, "", *notes])
 
 

@@ -102,6 +102,27 @@ class TestEvaluate:
         assert poor.cost.tokens_per_row > 0
         assert poor.identity["models"]["main"]["name"] == "poor"
 
+    def test_rows_that_share_a_long_text_run_side_by_side_and_are_told_in_their_order(self, lab: Lab) -> None:
+        asked: list[str] = []
+
+        def answer(request: GenerateRequest, _: int) -> str:
+            asked.append(request.messages[-1].content)
+            return request.messages[-1].content[-1]
+
+        lab.write("shared.jsonl", "".join(
+            json.dumps({"text": text, "n": n, "right": str(n)}) + "\n"
+            for n, text in enumerate(["a long passage", "another one", "a long passage", "alone", "another one"])
+        ))  # fmt: skip
+        text = "version: 1\ninputs: {text: string, n: integer}\nmodels: {m: {use: fake}}\nsteps:\n"
+        lab.write("r.yaml", text + "  a: {prompt: '${inputs.text} ${inputs.n}'}\n")
+        task = Task(data=lab.folder / "shared.jsonl", expect="right", metrics=["accuracy"],
+                    recipes={"r": str(lab.folder / "r.yaml")})  # fmt: skip
+        with Kernel(plugins={"fake": FakePlugin(answers=answer)}, cache=False) as kernel:
+            found = evaluate(kernel, task, "r", read_task_rows(task), Effort(1, 1))
+        assert [line[-1] for line in asked] == ["0", "2", "1", "4", "3"]
+        assert [sample.answer for sample in found.samples] == ["0", "1", "2", "3", "4"]
+        assert found.figures["accuracy"].value == 1.0
+
     def test_a_row_that_fails_counts_as_wrong(self, lab: Lab) -> None:
         lab.write("odd.yaml", "version: 1\nname: odd\ninputs: {text: string}\nmodels: {main: {use: fake}}\nsteps:\n"
                   '  a: {prompt: "good ${inputs.text}", schema: {n: integer}, if: "${inputs.text != \'is 4\'}"}\n'
