@@ -15,6 +15,7 @@ from typing import Any
 from gristmill._errors import UsageError
 from gristmill._language._recipe import FunctionCall, ModelDeclaration, Recipe
 from gristmill._models import Model
+from gristmill._plugins import FunctionSpec
 
 LOCK_VERSION = 1
 
@@ -39,11 +40,17 @@ def _pins(recipe: Recipe, model_of: Callable[[ModelDeclaration], Model], prefix:
         pins |= {f"{prefix}models.{name}.{role}": digest for role, digest in roles.items()}
     for name, step in recipe.steps.items():
         if isinstance(step.work, FunctionCall):
-            pins[f"{prefix}steps.{name}.function"] = f"{step.work.function.name} version {step.work.function.version}"
+            pins[f"{prefix}steps.{name}.function"] = _version(step.work.function)
+        for named, function in step.named_functions.items():
+            pins[f"{prefix}steps.{name}.{named}.function"] = _version(function)
     for name, called in recipe.sub_recipes().items():
         pins[f"{prefix}steps.{name}.recipe"] = called.digest
         pins |= _pins(called, model_of, f"{prefix}steps.{name}.")
     return pins
+
+
+def _version(function: FunctionSpec) -> str:
+    return f"{function.name} version {function.version}"
 
 
 def write_lock(recipe: Recipe, model_of: Callable[[ModelDeclaration], Model]) -> Path:

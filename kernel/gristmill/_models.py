@@ -6,6 +6,8 @@ from its `capabilities` and raises CapabilityError, and is never a different met
 
 Models live on one event loop, the kernel's. Every coroutine here may be cancelled: the model then stops the
 work natively and the next call works.
+
+It is long because the whole protocol of models stands in one place.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gristmill import Kernel, RunnableRecipe, UsageError
+from gristmill import Kernel, RecipeError, RecipeRef, RunnableRecipe, UsageError, function
 from gristmill._lock import lock_path, make_lock, write_lock
 from gristmill.testing import FakePlugin
 
@@ -84,3 +84,29 @@ def test_recipes_and_models_are_pinned_where_members_name_them(write: Writer) ->
     assert pins["steps.a../sub.yaml.recipe"] == sub
     assert pins["steps.a../deep.yaml.recipe"] == write.kernel.check(write.folder / "deep.yaml").digest
     assert pins["steps.a../deep.yaml.steps.s../sub.yaml.recipe"] == sub
+
+
+class Panel:
+    """Names recipes in a list."""
+
+    @function
+    async def ask(self, judges: list[RecipeRef]) -> list[str]:
+        """Return the names."""
+        return judges
+
+
+def test_recipes_in_a_list_are_checked_and_pinned(tmp_path: Path) -> None:
+    with Kernel(plugins={"fake": FakePlugin(), "panel": Panel()}, cache=False) as kernel:
+        write = Writer(kernel, tmp_path)
+        write(SUB, "sub.yaml")
+        pins = write.pins("version: 1\nsteps: {a: {use: panel.ask, with: {judges: [./sub.yaml]}}}\n")
+        assert pins["steps.a../sub.yaml.recipe"] == kernel.check(tmp_path / "sub.yaml").digest
+        with pytest.raises(RecipeError, match=r"there is no file './sup.yaml'"):
+            write("version: 1\nsteps: {a: {use: panel.ask, with: {judges: [./sub.yaml, ./sup.yaml]}}}\n")
+
+
+def test_functions_are_pinned_where_an_agents_tools_name_them(write: Writer) -> None:
+    pins = write.pins(
+        HEAD + "steps:\n  a: {use: reasoning.react, with: {question: hi, tools: [{use: reasoning.calculate}]}}\n"
+    )
+    assert pins["steps.a.reasoning.calculate.function"] == "reasoning.calculate version 1"

@@ -2,6 +2,8 @@
 
 They hold no logic of their own: what they print comes from the kernel's values. With `--json`, standard output holds
 one JSON document and nothing else; everything that is not the answer goes to standard error.
+
+It is long because it is a list: one short function a command.
 """
 
 from __future__ import annotations

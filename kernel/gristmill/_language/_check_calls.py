@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, cast
 
 from gristmill._errors import PluginError, UsageError, suggest
 from gristmill._language._check_models import ModelNames
-from gristmill._language._check_nested import nested_references
+from gristmill._language._check_nested import nested_references, texts_in
 from gristmill._language._check_tools import ToolChecker
 from gristmill._language._diagnostics import shorten_path
 from gristmill._language._inference import Scope
@@ -29,25 +29,17 @@ class CallChecker:
     """Checks a step with `use` or `recipe`."""
 
     def __init__(self, steps: StepChecker, step: Step, node: MapNode) -> None:
-        self.steps = steps
-        self.owner = steps.owner
-        self.recipe = steps.recipe
-        self.step = step
-        self.node = node
+        self.owner, self.recipe = steps.owner, steps.recipe
+        self.step, self.node = step, node
         self.models = ModelNames(steps, step, node)
 
     def function(self, *, quiet: bool = False) -> FunctionSpec | None:
         node = self.node.entries["use"][1]
         before = len(self.owner.document.diagnostics)
-        name = self.owner.literal(node)
-        try:
-            return self.owner.registry.function(str(name))
-        except PluginError as error:
-            self.owner.report(node, error.message, hint=error.hint or "", code="unknown-function")
-            return None
-        finally:
-            if quiet:
-                del self.owner.document.diagnostics[before:]
+        found = self._find_function(str(self.owner.literal(node)), node)
+        if quiet:
+            del self.owner.document.diagnostics[before:]
+        return found
 
     def check_function(self, scope: Scope) -> Type:
         function = self.function()
@@ -102,24 +94,40 @@ class CallChecker:
                 self.owner.report(node, f"{parameter.name}: {error}", code="range")
         if parameter.ref == "tools":
             checker = ToolChecker(
-                self.owner, scope, argument=self._argument, recipe=self._sub_recipe, only_model=self.models.only_model()
+                self.owner,
+                scope,
+                argument=self._argument,
+                function=self._named_function,
+                recipe=self._sub_recipe,
+                only_model=self.models.only_model(),
             )
             checker.run(node)
-        elif parameter.ref and isinstance(data, Constant) and isinstance(data.value, str):
-            self._check_reference(parameter.ref, data.value, node)
+        elif parameter.ref:
+            for name, place in texts_in(node):
+                self._check_reference(parameter.ref, name, place)
         for kind, name, place in nested_references(parameter.type, node):
             self._check_reference(kind, name, place)
         return data
 
+    def _named_function(self, name: str, node: Node) -> FunctionSpec | None:
+        """Return a function that an argument names, and keep it in the step: a lock pins it."""
+        found = self._find_function(name, node)
+        if found is not None:
+            self.step.named_functions[name] = found
+        return found
+
+    def _find_function(self, name: str, node: Node) -> FunctionSpec | None:
+        try:
+            return self.owner.registry.function(name)
+        except PluginError as error:
+            self.owner.report(node, error.message, hint=error.hint or "", code="unknown-function")
+            return None
+
     def _check_reference(self, kind: RefKind, name: str, node: Node) -> None:
-        registry = self.owner.registry
         if kind in ("model", "embedder", "store"):
             self.models.check_declared(name, node, kind)
         elif kind == "function":
-            try:
-                registry.function(name)
-            except PluginError as error:
-                self.owner.report(node, error.message, hint=error.hint or "", code="unknown-function")
+            self._named_function(name, node)
         elif kind == "recipe":
             self._sub_recipe(name, node)
         elif kind == "adapter":

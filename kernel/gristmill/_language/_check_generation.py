@@ -26,11 +26,8 @@ class GenerationChecker:
     """Checks a step that asks a model."""
 
     def __init__(self, steps: StepChecker, step: Step, node: MapNode) -> None:
-        self.steps = steps
-        self.owner = steps.owner
-        self.recipe = steps.recipe
-        self.step = step
-        self.node = node
+        self.owner, self.recipe = steps.owner, steps.recipe
+        self.step, self.node = step, node
         self.models = ModelNames(steps, step, node)
 
     def check(self, scope: Scope) -> Type:

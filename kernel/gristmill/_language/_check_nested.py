@@ -30,11 +30,19 @@ def nested_references(wanted: Type, node: Node) -> Iterator[tuple[RefKind, str, 
     elif isinstance(node, MapNode) and wanted.kind == "record":
         for name, (_, value) in node.entries.items():
             kind = _reference_kind(wanted, name)
-            if kind is not None and isinstance(value, Scalar) and isinstance(value.value, str):
-                if "${" not in value.value:
-                    yield kind, value.value, value
+            if kind is not None:
+                yield from ((kind, text, place) for text, place in texts_in(value))
             elif name in wanted.fields:
                 yield from nested_references(wanted.fields[name], value)
+
+
+def texts_in(node: Node) -> Iterator[tuple[str, Node]]:
+    """Yield the texts that a node is, or that a list holds, but no expression."""
+    if isinstance(node, ListNode):
+        for item in node.items:
+            yield from texts_in(item)
+    elif isinstance(node, Scalar) and isinstance(node.value, str) and "${" not in node.value:
+        yield node.value, node
 
 
 def _reference_kind(record: Type, name: str) -> RefKind | None:

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
-from gristmill._errors import PluginError, suggest
+from gristmill._errors import suggest
 from gristmill._language._inference import Scope
 from gristmill._language._recipe import Recipe
 from gristmill._language._tool_list import TOOL_KEYS, ToolTarget, tool_schema
 from gristmill._language._yaml import ListNode, MapNode, Node, Scalar
-from gristmill._plugins import Parameter
+from gristmill._plugins import FunctionSpec, Parameter
 
 if TYPE_CHECKING:
     from gristmill._language._check import _RecipeChecker
@@ -32,12 +32,14 @@ class ToolChecker:
         scope: Scope,
         *,
         argument: CheckArgument,
+        function: Callable[[str, Node], FunctionSpec | None],
         recipe: Callable[[str, Node], Recipe | None],
         only_model: str | None,
     ) -> None:
         self.owner = owner
         self.scope = scope
         self.argument = argument
+        self.function = function
         self.recipe = recipe
         self.only_model = only_model
         self.names: set[str] = set()
@@ -87,11 +89,8 @@ class ToolChecker:
             found = self.recipe(str(self.owner.literal(recipe)), recipe)
             return None if found is None else ToolTarget.of_recipe(found)
         assert use is not None
-        try:
-            return ToolTarget.of_function(self.owner.registry.function(str(self.owner.literal(use))))
-        except PluginError as error:
-            self.owner.report(use, error.message, hint=error.hint or "", code="unknown-function")
-            return None
+        function = self.function(str(self.owner.literal(use)), use)
+        return None if function is None else ToolTarget.of_function(function)
 
     def _name(self, item: MapNode, target: ToolTarget | None) -> None:
         node = item.get("as")

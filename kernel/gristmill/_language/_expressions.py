@@ -4,6 +4,8 @@ The tree is Jinja's; evaluation is ours, node by node, so that a value keeps its
 and loops, output and time are counted. Nothing is compiled to Python, folded or evaluated at parse time, and what was
 rendered is never parsed again. Types are inferred elsewhere (`_inference`). Invariant: evaluating a template can
 neither call anything but the filters of the allow-list nor run past its bounds.
+
+It is long because it has a meaning for each node that an expression may hold.
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
 A filter is a plain function whose annotated signature is its contract for the checker. It has no access to names,
 objects' methods or anything outside its arguments. Invariant: no filter makes more than it was given times its
 arguments, and what could grow says so first (`_bounded`).
+
+It is long because it is a table: each filter with its arguments and its type.
 """
 
 from __future__ import annotations

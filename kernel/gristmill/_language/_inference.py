@@ -6,6 +6,8 @@ Invariant: whatever it cannot know is "any" and passes; what it reports would fa
 
 Nulls: a step with `if` or `on_error: skip` may be null. A read is allowed where the path was narrowed: by
 `x if x`, `x is not none`, `x and x.y`, `not x or x.y`, `{% if x %}`, or by the reading step's own `if`.
+
+It is long because it has a rule for each node that an expression may hold.
 """
 
 from __future__ import annotations

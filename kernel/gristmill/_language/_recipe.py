@@ -216,6 +216,8 @@ class Step:
     adapters: Data | None = None
     named_recipes: dict[str, Recipe] = field(default_factory=dict)
     """Recipes that its function's arguments name: members, evaluators, an agent's tools."""
+    named_functions: dict[str, FunctionSpec] = field(default_factory=dict)
+    """Functions that they name."""
     digest: str = ""
     """SHA-256 of the step as written, comments and layout aside."""
 

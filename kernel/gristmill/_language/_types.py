@@ -8,6 +8,8 @@ Coercions between results, beyond equal types:
     integer -> number; integer and number never from text; a value that has a text (Completion, Choice, Passage,
     Vote, Candidate) -> string; string, and a value that has a text -> Candidate; text -> path; a mapping -> the model
     with those fields; a model -> one it is derived from; nulls are dropped where a list of Candidates is wanted.
+
+It is long because it is one table: what each type takes from each other one.
 """
 
 from __future__ import annotations

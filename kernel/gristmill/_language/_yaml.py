@@ -4,6 +4,8 @@ It works on parser events, never on loaded values: no tag constructs anything, n
 anchored node itself. It knows nothing of recipes. Invariants: time and memory are bounded by the size of the file
 (1 MB, 50 levels, and aliases that cannot multiply); every node's `start` and `end` are offsets into the decoded
 text; `locate` maps an offset inside a scalar's value back to the file exactly, white space inside folds aside.
+
+It is long because nodes, bounds and places are made in one walk over the events.
 """
 
 from __future__ import annotations
