@@ -559,3 +559,15 @@ def test_matrices_in_memory_are_bounded(memory: Memory, monkeypatch: pytest.Monk
     store = memory.store
     assert isinstance(store, SqliteStore)
     assert len(store._matrices) == 1
+
+
+def test_what_a_write_keeps_is_said_once_for_all_stores() -> None:
+    from gristmill.stores import batch_of
+
+    records = [StoredRecord(id="a", text="first"), StoredRecord(id="b", text="b"), StoredRecord(id="a", text="last")]
+    kept, dim = batch_of(records, [[1, 0], [0, 1], [0, 2]])
+    assert [(record.text, row.tolist()) for record, row in kept] == [("last", [0, 2]), ("b", [0, 1])]
+    assert dim == 2
+    assert batch_of(records, None) == ([(records[2], None), (records[1], None)], None)
+    with pytest.raises(UsageError, match=r"3 vectors of finite numbers are wanted, these are \(2, 2\)"):
+        batch_of(records, [[1, 0], [0, 1]])

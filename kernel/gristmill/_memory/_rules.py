@@ -5,10 +5,11 @@ It keeps nothing. Invariant: the message names the collection, both embedders, a
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gristmill._errors import UsageError
-from gristmill._models import CollectionName
+from gristmill._models import CollectionName, StoredRecord
 
 if TYPE_CHECKING:
     import numpy as np
@@ -59,3 +60,23 @@ def unit_rows(vectors: Any, n: int) -> np.ndarray:
     if rows.ndim != 2 or len(rows) != n or not np.isfinite(rows).all():
         raise UsageError(f"{n} vectors of finite numbers are wanted, these are {rows.shape}")
     return rows
+
+
+class Batch(NamedTuple):
+    """What a write keeps: each record with its vector, `(dim,) float32`, or with none."""
+
+    kept: list[tuple[StoredRecord, Any]]
+    dim: int | None
+
+
+def batch_of(records: Sequence[StoredRecord], vectors: Any) -> Batch:
+    """Return what an upsert of these keeps: of several records with one id, the last.
+
+    Raises:
+        UsageError: there is not one vector of finite numbers for each record.
+    """
+    last = {record.id: position for position, record in enumerate(records)}
+    if vectors is None:
+        return Batch([(records[n], None) for n in last.values()], None)
+    rows = unit_rows(vectors, len(records))
+    return Batch([(records[n], rows[n]) for n in last.values()], int(rows.shape[1]))

@@ -13,14 +13,15 @@ import json
 import sqlite3
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from gristmill._errors import UsageError
 from gristmill._memory import _rows as table
 from gristmill._memory._file import HeldFile
-from gristmill._memory._rules import same_embedder
+from gristmill._memory._rules import batch_of, same_embedder
+from gristmill._memory._threads import in_thread
 from gristmill._memory._words import check_where, conditions
 from gristmill._models import CollectionInfo, CollectionName, EmbedTexts, Hit, StoredRecord, StoreQuery
 
@@ -36,20 +37,6 @@ FILE_NAME = "memory.sqlite3"
 MOST_MATRIX_BYTES = 2 * 2**30
 """What matrices in memory may take together; the one in use always stays."""
 _ROWS_AT_ONCE = 4096
-P = ParamSpec("P")
-R = TypeVar("R")
-
-
-def _in_thread(
-    method: Callable[Concatenate[SqliteStore, P], R],
-) -> Callable[Concatenate[SqliteStore, P], Coroutine[Any, Any, R]]:
-    """Make a coroutine of a method that reads or writes the file, so that the loop goes on meanwhile."""
-
-    @functools.wraps(method)
-    async def call(self: SqliteStore, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        return await asyncio.to_thread(method, self, *args, **kwargs)
-
-    return call
 
 
 class SqliteStore:
@@ -82,17 +69,16 @@ class SqliteStore:
         vectors: np.ndarray | None,
         fingerprint: str | None,
     ) -> None:
-        last = {record.id: position for position, record in enumerate(records)}  # of two with one id, the later
-        blobs = table.blobs(vectors, len(records))
-        dim = None if vectors is None else int(vectors.shape[1])
+        kept, dim = batch_of(records, vectors)
         with self._writer.writing() as connection:
             found = table.find(connection, collection) or table.make(connection, collection)
             found = table.agree(connection, collection, found, fingerprint, dim)
-            table.remove(connection, found, table.rows_of(connection, found, list(last)))
+            table.remove(connection, found, table.rows_of(connection, found, [record.id for record, _ in kept]))
             table.remove(connection, found, table.expired(connection, found, self._now()))
-            table.insert(connection, found, [(records[position], blobs[position]) for position in last.values()])
+            rows = [(record, None if row is None else row.tobytes()) for record, row in kept]
+            table.insert(connection, found, rows)
 
-    @_in_thread
+    @in_thread
     def search(self, collection: CollectionName, query: StoreQuery) -> list[Hit]:
         """Return what either side of the query found; see VectorStore."""
         check_where(query.where)
@@ -205,7 +191,7 @@ class SqliteStore:
                 del self._matrices[key]  # from now on only what is newer is scanned
         return opened
 
-    @_in_thread
+    @in_thread
     def build_index(self, collection: CollectionName) -> int:
         """Make or extend the approximate index of a collection now; return how many vectors it holds.
 
@@ -263,7 +249,7 @@ class SqliteStore:
             self._matrices.popitem(last=False)
         return matrix
 
-    @_in_thread
+    @in_thread
     def read(
         self,
         collection: CollectionName,
@@ -290,7 +276,7 @@ class SqliteStore:
             )
             return [table.record(row) for row in rows]
 
-    @_in_thread
+    @in_thread
     def delete(self, collection: CollectionName, ids: Sequence[str] | None) -> int:
         """Forget records, or the whole collection; see VectorStore."""
         with self._reader.reading() as connection:
@@ -306,7 +292,7 @@ class SqliteStore:
             table.remove(connection, found, rows)
             return len(rows)
 
-    @_in_thread
+    @in_thread
     def collections(self, namespace: str) -> list[CollectionInfo]:
         """Return the collections of one namespace, by name; see VectorStore."""
         with self._reader.reading() as connection:

@@ -7,16 +7,25 @@ database; a namespace is part of how a collection is found, and nothing of one i
 from __future__ import annotations
 
 import asyncio
-import functools
 import json
 import time
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Concatenate, NamedTuple, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gristmill import CollectionInfo, CollectionName, Hit, StoredRecord, StoreError, StoreQuery
-from gristmill.stores import conditions_of, facts_of, query_words, same_dim, same_embedder, unit_rows, words_of
+from gristmill.stores import (
+    batch_of,
+    conditions_of,
+    facts_of,
+    in_thread,
+    query_words,
+    same_dim,
+    same_embedder,
+    unit_rows,
+    words_of,
+)
 from gristmill_plugins.postgres import _search as sql
 from gristmill_plugins.postgres._pool import Place, Pool
 from gristmill_plugins.postgres._text import seal, unseal
@@ -32,8 +41,6 @@ _COLUMNS = "number, id, text, metadata, created, expires"
 _EXPIRED_AT_ONCE = 200
 _TEXTS_AT_ONCE = 256
 _MOST_EF = 1000
-P = ParamSpec("P")
-R = TypeVar("R")
 
 
 class _Found(NamedTuple):
@@ -43,16 +50,6 @@ class _Found(NamedTuple):
     n_records: int
     n_words: int
     indexed: bool
-
-
-def _in_thread(
-    method: Callable[Concatenate[PostgresStore, P], R],
-) -> Callable[Concatenate[PostgresStore, P], Coroutine[Any, Any, R]]:
-    @functools.wraps(method)
-    async def call(self: PostgresStore, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        return await asyncio.to_thread(method, self, *args, **kwargs)
-
-    return call
 
 
 class PostgresStore:
@@ -127,15 +124,12 @@ class PostgresStore:
         vectors: np.ndarray | None,
         fingerprint: str | None,
     ) -> None:
-        last = {record.id: position for position, record in enumerate(records)}  # of two with one id, the later
-        rows = None if vectors is None else unit_rows(vectors, len(records))
-        kept = [(records[n], None if rows is None else rows[n]) for n in last.values()]
-        dim = None if rows is None else int(rows.shape[1])
+        kept, dim = batch_of(records, vectors)
         with self._writing() as connection:
             found = self._agreed(connection, collection, fingerprint, dim)
             gone = "id = ANY(%(ids)s) OR number IN (SELECT number FROM {schema}.records"
             gone += " WHERE collection = %(collection)s AND expires <= %(now)s LIMIT %(most)s)"
-            self._remove(connection, found, gone, ids=[seal(id_) for id_ in last], most=_EXPIRED_AT_ONCE)
+            self._remove(connection, found, gone, ids=[seal(record.id) for record, _ in kept], most=_EXPIRED_AT_ONCE)
             self._insert(connection, found, kept)
             self._index(connection, found, dim)
 
@@ -225,7 +219,7 @@ class PostgresStore:
         self._run(connection, "UPDATE {schema}.collections SET indexed = true WHERE number = %s", (found.number,))
         self._run(connection, "ANALYZE {schema}.records")  # without it the planner scans, for want of numbers
 
-    @_in_thread
+    @in_thread
     def search(self, collection: CollectionName, query: StoreQuery) -> list[Hit]:
         """Return what either side of the query found; see VectorStore."""
         conditions_of(query.where)
@@ -292,7 +286,7 @@ class PostgresStore:
                              cause="damaged") from error  # fmt: skip
         return StoredRecord(id=unseal(id_), text=unseal(text), metadata=data, created=created, expires=expires)
 
-    @_in_thread
+    @in_thread
     def read(
         self,
         collection: CollectionName,
@@ -323,7 +317,7 @@ class PostgresStore:
             )
             return [self._record(row) for row in rows]
 
-    @_in_thread
+    @in_thread
     def delete(self, collection: CollectionName, ids: Sequence[str] | None) -> int:
         """Forget records, or the whole collection; see VectorStore."""
         with self._writing() as connection:
@@ -337,7 +331,7 @@ class PostgresStore:
             self._run(connection, "DELETE FROM {schema}.collections WHERE number = %s", (found.number,))
             return found.n_records
 
-    @_in_thread
+    @in_thread
     def collections(self, namespace: str) -> list[CollectionInfo]:
         """Return the collections of one namespace, by name; see VectorStore."""
         with self._reading() as connection:

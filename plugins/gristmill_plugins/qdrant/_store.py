@@ -8,17 +8,25 @@ namespace is part of a collection's name there, and nothing of one is reached th
 from __future__ import annotations
 
 import asyncio
-import functools
 import hashlib
 import json
 import secrets
 import threading
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Concatenate, NamedTuple, ParamSpec, TypeVar
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gristmill import CollectionInfo, CollectionName, Hit, StoredRecord, StoreQuery
-from gristmill.stores import conditions_of, query_words, same_dim, same_embedder, unit_rows, words_of
+from gristmill.stores import (
+    batch_of,
+    conditions_of,
+    in_thread,
+    query_words,
+    same_dim,
+    same_embedder,
+    unit_rows,
+    words_of,
+)
 from gristmill_plugins.qdrant import _points as points
 from gristmill_plugins.qdrant._client import Held, Place
 
@@ -28,8 +36,6 @@ if TYPE_CHECKING:
 
 AT_ONCE = 1000
 _TEXTS_AT_ONCE = 256
-P = ParamSpec("P")
-R = TypeVar("R")
 
 
 class _Found(NamedTuple):
@@ -37,16 +43,6 @@ class _Found(NamedTuple):
     """Its collection in Qdrant."""
     fingerprint: str | None
     dim: int | None
-
-
-def _in_thread(
-    method: Callable[Concatenate[QdrantStore, P], R],
-) -> Callable[Concatenate[QdrantStore, P], Coroutine[Any, Any, R]]:
-    @functools.wraps(method)
-    async def call(self: QdrantStore, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        return await asyncio.to_thread(method, self, *args, **kwargs)
-
-    return call
 
 
 class QdrantStore:
@@ -143,11 +139,9 @@ class QdrantStore:
         vectors: np.ndarray | None,
         fingerprint: str | None,
     ) -> None:
-        last = {record.id: position for position, record in enumerate(records)}  # of two with one id, the later
-        rows = None if vectors is None else unit_rows(vectors, len(records))
-        kept = [(records[n], None if rows is None else rows[n]) for n in last.values()]
+        kept, dim = batch_of(records, vectors)
         with self._held.use() as client:
-            found = self._agreed(client, collection, fingerprint, None if rows is None else int(rows.shape[1]))
+            found = self._agreed(client, collection, fingerprint, dim)
             self._forget_expired(client, found)
             words = words_of([record.text for record, _ in kept])
             numbers = self._numbers(len(kept))
@@ -189,7 +183,7 @@ class QdrantStore:
         over = models.FieldCondition(key="expires", range=models.Range(lte=self._now()))
         client.delete(found.place, models.FilterSelector(filter=models.Filter(must=[over])), wait=True)
 
-    @_in_thread
+    @in_thread
     def search(self, collection: CollectionName, query: StoreQuery) -> list[Hit]:
         """Return what either side of the query found; see VectorStore."""
         conditions_of(query.where)
@@ -274,7 +268,7 @@ class QdrantStore:
             if offset is None:
                 return
 
-    @_in_thread
+    @in_thread
     def read(
         self,
         collection: CollectionName,
@@ -303,7 +297,7 @@ class QdrantStore:
             by_id = {point.id: point for point in client.retrieve(found.place, wanted, with_payload=True)}
             return [points.record(by_id[id_].payload or {}, self._held.place.name) for id_ in wanted if id_ in by_id]
 
-    @_in_thread
+    @in_thread
     def delete(self, collection: CollectionName, ids: Sequence[str] | None) -> int:
         """Forget records, or the whole collection; see VectorStore."""
         from qdrant_client import models
@@ -327,7 +321,7 @@ class QdrantStore:
                 n += len(there)
             return n
 
-    @_in_thread
+    @in_thread
     def collections(self, namespace: str) -> list[CollectionInfo]:
         """Return the collections of one namespace, by name; see VectorStore."""
         from qdrant_client import models
