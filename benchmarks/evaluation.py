@@ -221,9 +221,8 @@ def told(found: dict[str, Any]) -> str:
         notes.append(f"- {task}: the second run, from the cache, was {faster:.0f} times faster; "
                      f"{sum(one['calls_again'] for one in ours)} answers that were cut off ran again")  # fmt: skip
     others = [one["others"] for contenders in found.values() for runs in contenders.values() for one in runs]
-    notes.append(
-        f"- other processes used {min(others):.0%} to {max(others):.0%} of the machine ({os.cpu_count()} cores); {THREADS} threads each"
-    )
+    share = f"{min(others):.0%} to {max(others):.0%}"
+    notes.append(f"- {THREADS} threads each; other processes used {share} of the machine ({os.cpu_count()} cores)")
     return "\n".join([*lines, "", *notes])
 
 
