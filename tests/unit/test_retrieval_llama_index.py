@@ -35,8 +35,8 @@ from gristmill import (
 )
 from gristmill._settings import load_settings
 from gristmill.testing import FakeEmbedder, FakePlugin
-from gristmill_plugins.retrieval import RetrievalPlugin
-from gristmill_plugins.retrieval._llama_index_models import make_embedding, make_llm, waited
+from gristmill_plugins.retrieval import RetrievalPlugin, make_embedding, make_llm
+from gristmill_plugins.retrieval._llama_index_models import waited
 from gristmill_plugins.retrieval._llama_index_nodes import to_node, to_passage
 from gristmill_plugins.retrieval._llama_index_parts import Parts
 
@@ -102,8 +102,7 @@ class Asker:
     @function
     async def hyde(self, question: str, context: Context) -> str:
         """Ask by HyDE."""
-        loop = asyncio.get_running_loop()
-        llm = make_llm(context.model("main"), loop, sampling=Sampling(max_tokens=9))
+        llm = make_llm(context.model("main"), sampling=Sampling(max_tokens=9))
         transform = HyDEQueryTransform(llm=llm, hyde_prompt=PromptTemplate("Write about {context_str}"))
         bundle = await asyncio.to_thread(transform.run, question)
         self.llm = llm

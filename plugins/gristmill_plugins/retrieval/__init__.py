@@ -6,6 +6,7 @@
         with: {documents: "${inputs.documents}", query: "${inputs.question}"}
 
 Everything is local: nothing is downloaded, LlamaIndex's defaults are never used, and the index lies in the data folder.
+`make_llm` and `make_embedding` are for plugins of your own: a model and an embedder of gristmill's for LlamaIndex code.
 LlamaIndex is imported when a file has to be split, or is a PDF or DOCX; a search of what is indexed does without.
 """
 
@@ -17,7 +18,10 @@ import importlib.util
 from gristmill import DoctorLine
 from gristmill_plugins.retrieval._answer_functions import AnswerFunctions
 from gristmill_plugins.retrieval._index_functions import IndexFunctions
+from gristmill_plugins.retrieval._llama_index_models import make_embedding, make_llm
 from gristmill_plugins.retrieval._readers import INSTALL, READERS
+
+__all__ = ["RetrievalPlugin", "make_embedding", "make_llm"]
 
 _NEEDED = ("llama_index", "pypdf", "docx2txt")
 

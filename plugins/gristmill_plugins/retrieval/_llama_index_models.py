@@ -1,7 +1,7 @@
 """A gristmill model as a LlamaIndex `LLM`, and an embedder as a LlamaIndex `BaseEmbedding`.
 
-    llm = make_llm(context.model("main"), loop)          # for LlamaIndex code that asks a model
-    embedding = make_embedding(context.embedder("e"), loop)
+    llm = make_llm(context.model("main"))          # for LlamaIndex code that asks a model
+    embedding = make_embedding(context.embedder("e"))
 
 LlamaIndex's own defaults (`Settings.llm`, `Settings.embed_model`) are OpenAI's and are never touched: both objects are
 handed over by name. Their plain methods wait for the kernel's loop and so belong in another thread; their `a` methods
@@ -36,8 +36,11 @@ def waited(coroutine: Coroutine[Any, Any, R], loop: asyncio.AbstractEventLoop) -
     return asyncio.run_coroutine_threadsafe(coroutine, loop).result()
 
 
-def make_embedding(embedder: Embedder, loop: asyncio.AbstractEventLoop) -> BaseEmbedding:
-    """Return an embedder as a LlamaIndex embedding; its vectors are those of `embedder`."""
+def make_embedding(embedder: Embedder, loop: asyncio.AbstractEventLoop | None = None) -> BaseEmbedding:
+    """Return an embedder as a LlamaIndex embedding; its vectors are those of `embedder`.
+
+    `loop` is the kernel's, by default the running one, as in a function of a plugin.
+    """
     from llama_index.core.base.embeddings.base import BaseEmbedding
     from pydantic import PrivateAttr
 
@@ -74,16 +77,21 @@ def make_embedding(embedder: Embedder, loop: asyncio.AbstractEventLoop) -> BaseE
             return waited(self._rows(texts), self._loop)
 
     made = GristmillEmbedding(model_name=embedder.fingerprint, embed_batch_size=_BATCH)
-    made._embedder, made._loop = embedder, loop
+    made._embedder, made._loop = embedder, loop or asyncio.get_running_loop()
     return made
 
 
 def make_llm(
-    handle: ModelHandle, loop: asyncio.AbstractEventLoop, *, sampling: Sampling | None = None, seed: int = 0
+    handle: ModelHandle,
+    loop: asyncio.AbstractEventLoop | None = None,
+    *,
+    sampling: Sampling | None = None,
+    seed: int = 0,
 ) -> LLM:
     """Return a model as a LlamaIndex LLM: `complete` and `chat`, and their streams as one piece.
 
-    A turn whose role is neither system, user nor assistant is refused: there is none such in gristmill.
+    `loop` is the kernel's, by default the running one, as in a function of a plugin. A turn whose role is neither
+    system, user nor assistant is refused: there is none such in gristmill.
     """
     from llama_index.core.llms import ChatMessage, ChatResponse, CompletionResponse, CustomLLM, LLMMetadata
     from pydantic import PrivateAttr
@@ -132,7 +140,8 @@ def make_llm(
             yield CompletionResponse(text=answer.text, delta=answer.text)
 
     made = GristmillLLM()
-    made._handle, made._loop, made._sampling, made._seed = handle, loop, sampling or Sampling(), seed
+    made._handle, made._loop = handle, loop or asyncio.get_running_loop()
+    made._sampling, made._seed = sampling or Sampling(), seed
     return made
 
 
