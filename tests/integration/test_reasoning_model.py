@@ -44,6 +44,24 @@ def test_whatever_is_asked_a_small_models_call_parses(kernel: Kernel, tmp_path: 
     assert 0 < len(agent.text) <= 40
 
 
+def test_a_result_longer_than_the_window_is_cut_and_the_agent_still_answers(kernel: Kernel, tmp_path: Path) -> None:
+    import yaml
+
+    tool = {
+        "use": "text.match", "as": "look", "with": {"text": "rye and oats " * 2000},
+        "schema": {"pattern": {"enum": ["rye", "oats"]}},
+    }  # fmt: skip
+    given = {"question": "Is there rye?", "tools": [tool], "max_turns": 1, "required": ["look"], "answer_length": 40,
+             "thoughts": False, "result_length": 9000}  # fmt: skip
+    step = yaml.safe_dump({"use": "reasoning.react", "with": given})
+    result = run(kernel, tmp_path, "    " + step.replace("\n", "\n    ").rstrip() + "\n")
+    assert len(result.output.turns[0].result) > 7000
+    assert result.output.trimmed == (1,)
+    assert 0 < len(result.output.text) <= 40
+    told = [event.text for event in result.trace if isinstance(event, StepNoted)]
+    assert "turn 2: the model's window is full: turn 1 shortened" in told
+
+
 def test_samples_share_one_call_of_the_model(kernel: Kernel, tmp_path: Path) -> None:
     given = "{question: How many legs has a spider?, samples: 3, max_tokens: 30, logprobs: true}"
     step = f"    use: reasoning.chain_of_thought\n    with: {given}\n"
