@@ -19,6 +19,7 @@ from gristmill_plugins.evaluation._condition import holds
 from gristmill_plugins.evaluation._evaluate import Evaluated, evaluate, read_task_rows
 from gristmill_plugins.evaluation._records import find_record, list_records, read_scores
 from gristmill_plugins.evaluation._runner import Effort
+from gristmill_plugins.evaluation._samples import Columns
 from gristmill_plugins.evaluation._session import Given, Show, make_task, run_evaluation
 from gristmill_plugins.evaluation._task_file import Task, read_task
 
@@ -188,6 +189,19 @@ class TestEvaluate:
                   '  a: {prompt: "good ${inputs.text}", schema: {n: integer}}\n')  # fmt: skip
         with pytest.raises(UsageError, match="bad: every row failed; the first: recipe 'bad' failed: step 'a'"):
             lab.measure(lab.task("bad"))
+
+
+@pytest.mark.parametrize(
+    ("value", "is_perturbed"),
+    [(True, True), ("True", True), ("1", True), (False, False), ("false", False), ("", False)],
+)
+def test_whether_a_row_is_perturbed_may_be_a_text_as_csv_has_it(value: Any, is_perturbed: bool) -> None:
+    assert Columns(perturbed="p").of({"p": value})["perturbed"] is is_perturbed
+
+
+def test_a_column_that_does_not_say_whether_a_row_is_perturbed_is_refused() -> None:
+    with pytest.raises(UsageError, match="says whether a row is perturbed, this is 'anti'"):
+        Columns(perturbed="stereotype").of({"stereotype": "anti"})
 
 
 class TestCompare:

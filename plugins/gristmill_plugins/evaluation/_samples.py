@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 ANSWER_FIELDS = ("answer", "text", "winner", "label", "output")
 COMPANIONS = ("probabilities", "confidence", "passages", "citations", "score", "supported")
 """Fields that go with an answer: the only other one is it."""
+_TRUTHS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False, "none": False, "": False}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +62,17 @@ class Columns:
             if column is not None:
                 found[name] = str(column_value(row, column))
         if self.perturbed is not None:
-            found["perturbed"] = bool(column_value(row, self.perturbed))
+            found["perturbed"] = _truth(self.perturbed, column_value(row, self.perturbed))
         return found
+
+
+def _truth(column: str, value: Any) -> bool:
+    """Return a boolean, which CSV holds as a text."""
+    known = _TRUTHS.get(str(value).strip().lower())
+    if known is None:
+        raise UsageError(f"the column {column!r} says whether a row is perturbed, this is {value!r:.60}",
+                         hint="true or false")  # fmt: skip
+    return known
 
 
 def column_value(row: Mapping[str, Any], column: str) -> Any:
