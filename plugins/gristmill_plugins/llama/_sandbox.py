@@ -3,7 +3,7 @@
 It knows nothing about chats. Chat templates are written for Hugging Face's environment (trim_blocks, lstrip_blocks,
 loop controls, `raise_exception`, `strftime_now`, `tojson`), and that is what they get, less what none of them needs.
 Invariant: whatever the source, `render` returns a text or raises TemplateFailure, within MAX_STEPS steps and
-MAX_SECONDS; no operation allocates more than about MAX_TEXT characters or MAX_ITEMS values at once.
+MAX_SECONDS of processor time; no operation allocates more than about MAX_TEXT characters or MAX_ITEMS values at once.
 
 How: the parsed template is rewritten before it is compiled. Every loop's sequence, literal, filter result and printed
 piece passes through this module, which counts; operators and calls do so through Jinja's own sandbox hooks.
@@ -200,7 +200,7 @@ class _Environment(ImmutableSandboxedEnvironment):
         self._now = now
         self._steps = 0
         self._printed = 0
-        self._deadline = time.monotonic() + MAX_SECONDS
+        self._deadline = time.thread_time() + MAX_SECONDS
 
     # -- counting ----------------------------------------------------------------------------------------------
 
@@ -208,8 +208,8 @@ class _Environment(ImmutableSandboxedEnvironment):
         self._steps += steps
         if self._steps > MAX_STEPS:
             raise SecurityError(f"it takes more than {MAX_STEPS:,} steps")
-        if time.monotonic() > self._deadline:
-            raise SecurityError(f"it takes more than {MAX_SECONDS:g} seconds")
+        if time.thread_time() > self._deadline:
+            raise SecurityError(f"it takes more than {MAX_SECONDS:g} seconds of processor time")
 
     def _bounded(self, value: Any) -> Any:
         """Return the value, a list where it was a generator; refuse it when it is too large."""
