@@ -21,6 +21,7 @@ from gristmill_plugins.llama import _native, _protocol
 from gristmill_plugins.llama._backend import Backend, ShelvedSequences
 from gristmill_plugins.llama._beam import BeamJob
 from gristmill_plugins.llama._branch import adapters_key
+from gristmill_plugins.llama._deltas import PacedDeltas
 from gristmill_plugins.llama._embed import TextEmbedder
 from gristmill_plugins.llama._jobs import GenerateJob, Reading, Report, ScoreJob
 from gristmill_plugins.llama._prompt import PromptTokenizer
@@ -285,18 +286,25 @@ class Engine:
     def _report(self, request: int, *, streams: bool) -> Report:
         began = time.monotonic()
 
+        def send(sample: int, text: str, n_tokens: int) -> None:
+            message = {"id": request, "event": "delta", "sample": sample, "text": text, "n_tokens": n_tokens}
+            self._wire.send(message)
+
+        deltas = PacedDeltas(send)
+
         def delta(sample: int, text: str, n_tokens: int) -> None:
             if streams:
-                message = {"id": request, "event": "delta", "sample": sample, "text": text, "n_tokens": n_tokens}
-                self._wire.send(message)
+                deltas.add(sample, text, n_tokens)
 
         def done(result: dict[str, Any]) -> None:
             self._jobs.pop(request, None)
+            deltas.flush()
             result["elapsed_s"] = time.monotonic() - began
             self._wire.send({"id": request, "event": "done", "result": result})
 
         def failed(error: Exception) -> None:
             self._jobs.pop(request, None)
+            deltas.flush()
             self._send_error(request, error)
 
         return Report(delta=delta, done=done, failed=failed)
