@@ -43,7 +43,7 @@ output: ${joined}
 
 def measure(data: Path, n_rows: int) -> dict[str, Any]:
     """Run the batch on two nodes and alone, and return what a row cost."""
-    from ray.cluster_utils import Cluster as RayCluster  # type: ignore[import-not-found]
+    from ray.cluster_utils import Cluster as RayCluster
 
     from gristmill import Kernel
     from gristmill_plugins.evaluation._batch import BatchOptions, run_batch

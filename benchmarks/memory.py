@@ -446,7 +446,7 @@ def main() -> None:
         for what, rows in found.items():
             there[what].update(rows)
         there["measured"] = {"started": started, "load_before": load, "load_after": _peers.load()}
-    record = {
+    record: dict[str, Any] = {
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
         "peers": PEERS,
         "results": dict(sorted(results.items(), key=lambda item: int(item[0]))),
