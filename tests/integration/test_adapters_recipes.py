@@ -45,10 +45,10 @@ def run(path: Path, **inputs: Any) -> Any:
 
 
 def test_lora_switch_uses_two_adapters_and_none_on_one_engine(tmp_path: Path) -> None:
-    result = run(beside(tmp_path, "lora_switch", spam=1, intent=2), message="Call me later?")
+    result = run(beside(tmp_path, "lora_switch", spam=1, sql=2), message="Call me later?")
     assert result.output["kind"] in ("ham", "spam")
     assert 0.5 <= result.output["probability"] <= 1
-    assert result.output["intent"] != result.output["without_adapter"]
+    assert result.output["sql"] != result.output["without_adapter"]
 
 
 def test_lora_blend_moves_from_one_adapter_to_the_other(tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ def test_lora_vote_counts_each_adapter_once(tmp_path: Path) -> None:
 
 
 def test_a_recipe_without_its_adapters_says_which_file_is_missing(tmp_path: Path) -> None:
-    path = beside(tmp_path, "lora_switch", intent=2)
+    path = beside(tmp_path, "lora_switch", sql=2)
     with pytest.raises(RunError, match=r"spam\.gguf: there is no such file"):
         run(path)
 
