@@ -243,8 +243,8 @@ class EngineProcess:
                 stream.flush()
 
 
-def _spawn() -> subprocess.Popen[bytes]:
-    """Start the child. `-P` keeps the current folder, which may hold anything, off its import path."""
+def native_environment() -> dict[str, str]:
+    """Return the environment of a child that runs llama.cpp."""
     # Threads that wait by spinning for long make llama.cpp many times slower as soon as anything else wants the
     # processor, another engine for one; threads that do not spin at all slow down a lone stream. Measured on 2 cores,
     # medians in milliseconds a token on a quiet machine and beside two busy loops, for libgomp's default of 300,000
@@ -254,6 +254,12 @@ def _spawn() -> subprocess.Popen[bytes]:
         environment.setdefault("GOMP_SPINCOUNT", "1000")
     environment["GGML_NO_BACKTRACE"] = "1"  # an abort would start a debugger and stall for minutes
     environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
+    return environment
+
+
+def _spawn() -> subprocess.Popen[bytes]:
+    """Start the child. `-P` keeps the current folder, which may hold anything, off its import path."""
+    environment = native_environment()
     command = [sys.executable, "-P", "-m", "gristmill_plugins.llama._engine", str(os.getpid())]
     return subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment

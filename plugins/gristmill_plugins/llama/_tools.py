@@ -26,6 +26,7 @@ from gristmill_plugins.llama import _files, _gguf
 from gristmill_plugins.llama._ggml import TENSOR_TYPES_BY_NAME
 from gristmill_plugins.llama._machine import cache_bytes, default_threads
 from gristmill_plugins.llama._probe import CRASHES
+from gristmill_plugins.llama._process import native_environment
 from gristmill_plugins.llama._store import data_folder, file_error
 
 DEFAULT_CONTEXT_TOKENS = 8192
@@ -270,9 +271,6 @@ def run_job(job: dict[str, Any], *, model: str) -> dict[str, Any]:
 
 
 def _run(job: dict[str, Any], model: str) -> subprocess.CompletedProcess[str]:
-    # GGML_NO_BACKTRACE: an abort would start a debugger and stall for minutes.
-    environment = {"OMP_WAIT_POLICY": "passive"} | os.environ | {"GGML_NO_BACKTRACE": "1"}
-    environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
     command = [sys.executable, "-P", "-m", "gristmill_plugins.llama._workbench"]
     try:
         return subprocess.run(
@@ -281,7 +279,7 @@ def _run(job: dict[str, Any], model: str) -> subprocess.CompletedProcess[str]:
             capture_output=True,
             encoding="utf-8",
             errors="replace",
-            env=environment,
+            env=native_environment(),
             timeout=JOB_S,
             check=False,
         )
