@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from gristmill._models import Member as Member
     from gristmill._models import Model as Model
     from gristmill._models import OnDelta as OnDelta
+    from gristmill._models import Relevance as Relevance
     from gristmill._models import Sampling as Sampling
     from gristmill._models import ScoreRequest as ScoreRequest
     from gristmill._models import Scores as Scores
@@ -105,7 +106,7 @@ _HOMES = {
     "_runnable": "RunnableRecipe",
     "_memory": "Memory SqliteStore",
     "_models": "Capability CollectionInfo CollectionName Combine Delta Embedder GenerateRequest Hit Member Model "
-    "OnDelta Sampling ScoreRequest Scores Session StoreQuery StoredRecord ToolExchange ToolSpec VectorStore",
+    "OnDelta Relevance Sampling ScoreRequest Scores Session StoreQuery StoredRecord ToolExchange ToolSpec VectorStore",
     "_plugins": "AdapterRef CollectionRef DoctorLine EmbedderRef FunctionRef ModelFile ModelRef RecipeRef StoreRef "
     "ToolList function model_provider",
     "_values": "Candidate Choice Completion Message Passage SemanticHit TokenLogprob ToolCall Usage Value Vote",

@@ -11,15 +11,15 @@ import asyncio
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from gristmill._cache import MISS
 from gristmill._cache._key import KeyPrefix
-from gristmill._errors import BudgetError, CapabilityError, FunctionError
-from gristmill._language._recipe import Budget
+from gristmill._errors import CapabilityError, FunctionError
 from gristmill._models import Delta, GenerateRequest, Model, ScoreRequest, Session
+from gristmill._spending import CallLog, Spending
 from gristmill._values import Choice, Completion, Message, Usage
 
 if TYPE_CHECKING:
@@ -28,88 +28,11 @@ if TYPE_CHECKING:
     from gristmill._cache import PromptCache
     from gristmill._semantic._index import SemanticIndex
 
+T = TypeVar("T")
 CacheMode = Literal["auto", "off", "refresh"]
 CONTENT_FREE = "N/A"
 KEY_VERSION = 1
 """Raise it when the same request means something else to gristmill itself."""
-
-
-@dataclass(slots=True)
-class Spending:
-    """What a run has used of its budget; a called recipe's spending counts for its callers too."""
-
-    budget: Budget
-    parent: Spending | None = None
-    tokens: int = 0
-    calls: int = 0
-    started: float = field(default_factory=time.monotonic)
-
-    def check(self) -> None:
-        """Refuse the next call when a budget is spent.
-
-        Raises:
-            BudgetError: which resource, how much of it was used, and the limit.
-        """
-        budget = self.budget
-        if budget.tokens is not None and self.tokens >= budget.tokens:
-            raise BudgetError("tokens", self.tokens, budget.tokens)
-        if budget.calls is not None and self.calls >= budget.calls:
-            raise BudgetError("calls", self.calls, budget.calls)
-        if self.parent is not None:
-            self.parent.check()
-
-    def check_tokens(self) -> None:
-        """Refuse the next token of a call that is under way.
-
-        Raises:
-            BudgetError: the tokens, here or above, are used up.
-        """
-        spending: Spending | None = self
-        while spending is not None:
-            if spending.budget.tokens is not None and spending.tokens >= spending.budget.tokens:
-                raise BudgetError("tokens", spending.tokens, spending.budget.tokens)
-            spending = spending.parent
-
-    def start_call(self) -> None:
-        """Count one call, before it starts, so that calls under way together cannot pass the limit."""
-        self.check()
-        spending: Spending | None = self
-        while spending is not None:
-            spending.calls += 1
-            spending = spending.parent
-
-    def add_tokens(self, n_tokens: int) -> None:
-        spending: Spending | None = self
-        while spending is not None:
-            spending.tokens += n_tokens
-            spending = spending.parent
-
-
-_NOTHING = Usage()
-
-
-@dataclass(slots=True)
-class CallLog:
-    """What the calls of one step came to; a log within another counts for both."""
-
-    parent: CallLog | None = None
-    usage: Usage = _NOTHING
-    n_answers: int = 0
-    n_cached: int = 0
-
-    def add(self, usage: Usage, n_answers: int, n_cached: int) -> None:
-        log: CallLog | None = self
-        while log is not None:
-            log.usage = log.usage + usage
-            log.n_answers += n_answers
-            log.n_cached += n_cached
-            log = log.parent
-
-    @property
-    def all_cached(self) -> bool:
-        return self.n_answers > 0 and self.n_cached == self.n_answers
-
-
 Called = Callable[[str, int, int, Usage, float], None]
 """Told of each call: model, samples, how many came from the cache, usage, seconds."""
 
@@ -150,37 +73,57 @@ class StepModel:
         async def compute(indices: Sequence[int]) -> list[dict[str, Any]]:
             return await self._generate(request.model_copy(update={"sample_indices": tuple(indices)}))
 
-        if self.cache is None or self.mode == "off":
-            return [(value, False) for value in await compute(request.sample_indices)]
         shared = request.model_dump(mode="json", exclude={"sample_indices"})
-        prefix = KeyPrefix({"version": KEY_VERSION, "model": self.model.fingerprint, "generate": shared})
-        by_key = {prefix.key({"sample": index}): index for index in request.sample_indices}
+        samples = {index: {"sample": index} for index in request.sample_indices}
+        index = self.semantic if self.mode == "auto" else None
+        if self.cache is None or index is None or (text := index.varied(request)) is None:
+            return await self._through_cache("generate", shared, samples, compute, keep=_is_whole)
+        prefix = KeyPrefix(self._identity("generate", shared))
+        known = self.cache.get_many([prefix.key(part) for part in samples.values()])
+        if MISS not in known:
+            return [(value, True) for value in known]
+        if (alike := await self._shared_answers(self.cache, index, request, text)) is not None:
+            return alike
+        answers = await self._through_cache("generate", shared, samples, compute, keep=_is_whole)
+        await index.keep(self._place(index, request), text)
+        return answers
+
+    async def _through_cache(
+        self,
+        kind: str,
+        shared: Any,
+        parts: Mapping[T, Mapping[str, Any]],
+        compute: Callable[[Sequence[T]], Awaitable[list[Any]]],
+        *,
+        keep: Callable[[Any], bool] = lambda _: True,
+    ) -> list[tuple[Any, bool]]:
+        """Return an answer for each part, and whether it was in the cache; what is missing is computed together.
+
+        `parts` maps what `compute` is given to what tells its key from the others'.
+        """
+        if self.cache is None or self.mode == "off":
+            return [(value, False) for value in await compute(list(parts))]
+        prefix = KeyPrefix(self._identity(kind, shared))
+        by_key = {prefix.key(told): part for part, told in parts.items()}
         if self.mode == "refresh":
             values = await compute(list(by_key.values()))
-            kept = [(key, value) for key, value in zip(by_key, values, strict=True) if _is_whole(value)]
+            kept = [(key, value) for key, value in zip(by_key, values, strict=True) if keep(value)]
             await asyncio.to_thread(self.cache.set_many, kept)
             return [(value, False) for value in values]
 
-        async def compute_missing(keys: Sequence[str]) -> list[dict[str, Any]]:
+        async def compute_missing(keys: Sequence[str]) -> list[Any]:
             return await compute([by_key[key] for key in keys])
 
-        if self.semantic is None or (text := self.semantic.varied(request)) is None:
-            return list(await self.cache.get_or_compute_many(list(by_key), compute_missing, keep=_is_whole))
-        if MISS in (known := self.cache.get_many(list(by_key))):
-            if (shared_answers := await self._shared_answers(self.cache, self.semantic, request, text)) is not None:
-                return shared_answers
-        else:
-            return [(value, True) for value in known]
-        answers: list[tuple[Any, bool]] = [
-            *await self.cache.get_or_compute_many(list(by_key), compute_missing, keep=_is_whole)
-        ]
-        await self.semantic.keep(self._place(self.semantic, request), text)
-        return answers
+        return [*await self.cache.get_or_compute_many(list(by_key), compute_missing, keep=keep)]
+
+    def _identity(self, kind: str, shared: Any) -> dict[str, Any]:
+        """Return all that can change an answer, one sample's own number aside."""
+        return {"version": KEY_VERSION, "model": self.model.fingerprint, kind: shared}
 
     def _place(self, index: SemanticIndex, request: GenerateRequest) -> str:
         """Return what all requests have in common that differ in nothing but the last message."""
         shared = index.with_last(request, "").model_dump(mode="json", exclude={"sample_indices"})
-        return index.place({"version": KEY_VERSION, "model": self.model.fingerprint, "generate": shared})
+        return index.place(self._identity("generate", shared))
 
     async def _shared_answers(
         self, cache: PromptCache, index: SemanticIndex, request: GenerateRequest, text: str
@@ -188,7 +131,7 @@ class StepModel:
         """Return the answers of an earlier prompt that means the same, if the cache still has all of them."""
         for alike in await index.find(self._place(index, request), text, self.threshold):
             earlier = index.with_last(request, alike.text).model_dump(mode="json", exclude={"sample_indices"})
-            prefix = KeyPrefix({"version": KEY_VERSION, "model": self.model.fingerprint, "generate": earlier})
+            prefix = KeyPrefix(self._identity("generate", earlier))
             values: list[Any] = cache.get_many([prefix.key({"sample": n}) for n in request.sample_indices])
             if MISS not in values:
                 self.note(f"semantic hit, cosine {alike.score:.3f}: {alike.text}")
@@ -245,21 +188,37 @@ class StepModel:
         return list(value["logprobs"]), usage, cached
 
     async def _scores(self, request: ScoreRequest) -> tuple[Any, bool]:
-        async def compute() -> dict[str, Any]:
+        async def compute(_: Sequence[None]) -> list[dict[str, Any]]:
             self.spending.start_call()
             scores = await self.model.score(request)
             self.spending.add_tokens(scores.prompt_tokens)
-            return scores.model_dump(mode="json")
+            return [scores.model_dump(mode="json")]
 
-        if self.cache is None or self.mode == "off":
-            return await compute(), False
-        shared = {"version": KEY_VERSION, "model": self.model.fingerprint, "score": request.model_dump(mode="json")}
-        key = KeyPrefix(shared).key({})
-        if self.mode == "refresh":
-            value = await compute()
-            await asyncio.to_thread(self.cache.set_many, [(key, value)])
-            return value, False
-        return await self.cache.get_or_compute(key, compute)
+        return (await self._through_cache("score", request.model_dump(mode="json"), {None: {}}, compute))[0]
+
+    async def rank(self, query: str, texts: Sequence[str]) -> list[float]:
+        """Return how relevant each text is to the query; every pair of the two is kept by itself."""
+        if self.adapters:
+            raise CapabilityError("adapters have no part in ranking", hint="leave out `adapters`")
+
+        async def compute(missing: Sequence[str]) -> list[dict[str, Any]]:
+            self.spending.start_call()
+            found = await self.model.rank(query, missing)
+            self.spending.add_tokens(sum(found.prompt_tokens))
+            pairs = zip(found.scores, found.prompt_tokens, strict=True)
+            return [{"score": score, "prompt_tokens": n_tokens} for score, n_tokens in pairs]
+
+        if not texts:
+            return []
+        started = time.perf_counter()
+        parts = {text: {"text": text} for text in texts}
+        answers = dict(zip(parts, await self._through_cache("rank", query, parts, compute), strict=True))
+        usages = [
+            Usage(cached_tokens=value["prompt_tokens"]) if cached else Usage(prompt_tokens=value["prompt_tokens"])
+            for value, cached in answers.values()
+        ]
+        self._record(len(answers), [cached for _, cached in answers.values()], usages, started)
+        return [answers[text][0]["score"] for text in texts]
 
     async def count_tokens(self, text: str) -> int:
         """Return how many tokens `text` is to this model."""

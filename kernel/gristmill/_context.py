@@ -61,6 +61,10 @@ class ModelHandle(Protocol):
         """Return the natural log-probability of each whole choice, so that answers to different messages compare."""
         ...
 
+    async def rank(self, query: str, texts: Sequence[str]) -> list[float]:
+        """Return how relevant each text is to the query, higher is more; for a model with the capability "rank"."""
+        ...
+
     async def count_tokens(self, text: str) -> int:
         """Return how many tokens `text` is to this model."""
         ...

@@ -12,11 +12,11 @@ from collections.abc import Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from gristmill._asking import derive_seed
-from gristmill._calls import CallLog
 from gristmill._errors import BudgetError, FunctionError, one_line
 from gristmill._events import StepNoted, StepRetried
 from gristmill._language._recipe import Data, Step, digest_of
 from gristmill._records import restore
+from gristmill._spending import CallLog
 from gristmill._values import plain
 from gristmill._work import Turnstile, do_work
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 Capability = Literal[
-    "generate", "score", "embed", "schema", "adapters", "logprobs", "beam", "sessions", "members", "tools"
+    "generate", "score", "embed", "rank", "schema", "adapters", "logprobs", "beam", "sessions", "members", "tools"
 ]
 Combine = Literal["arithmetic", "geometric", "vote"]
 
@@ -179,6 +179,20 @@ class Scores(Value):
     prompt_tokens: int = 0
 
 
+class Relevance(Value):
+    """How relevant each text is to a query, in the order asked: higher is more, on the model's own scale."""
+
+    scores: tuple[float, ...]
+    prompt_tokens: tuple[int, ...]
+    """Of each pair of query and text."""
+
+    @model_validator(mode="after")
+    def _each_has_its_tokens(self) -> Relevance:
+        if len(self.scores) != len(self.prompt_tokens):
+            raise ValueError(f"{len(self.prompt_tokens)} counts of tokens for {len(self.scores)} scores")
+        return self
+
+
 OnDelta = Callable[[Delta], None]
 
 
@@ -265,6 +279,10 @@ class Model(ABC):
         """Return `(len(texts), dim) float32`, rows L2-normalised."""
         raise self._cannot("embed text")
 
+    async def rank(self, query: str, texts: Sequence[str]) -> Relevance:
+        """Return how relevant each text is to the query, reading the two together as a cross-encoder does."""
+        raise self._cannot("rank texts", hint="that is a reranker's work: a cross-encoder, declared under models:")
+
     async def count_tokens(self, text: str) -> int:
         """Return how many tokens `text` is to this model, control tokens aside."""
         raise self._cannot("count tokens")
@@ -281,9 +299,9 @@ class Model(ABC):
         """Release the engine; idempotent. A later call loads it again."""
         return
 
-    def _cannot(self, what: str) -> CapabilityError:
+    def _cannot(self, what: str, *, hint: str | None = None) -> CapabilityError:
         able = ", ".join(sorted(self.capabilities)) or "nothing"
-        return CapabilityError(f"{self.name} cannot {what}: it can {able}")
+        return CapabilityError(f"{self.name} cannot {what}: it can {able}", hint=hint)
 
 
 class Embedder(Protocol):

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from gristmill._models import Model, Session
 
 T = TypeVar("T")
-_CALLS = ("generate", "score", "embed", "count_tokens")
+_CALLS = ("generate", "score", "embed", "rank", "count_tokens")
 
 
 class Residents:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from gristmill._calls import CacheMode, Spending
+from gristmill._calls import CacheMode
 from gristmill._errors import BudgetError, RunError, one_line
 from gristmill._events import (
     Event,
@@ -34,6 +34,7 @@ from gristmill._files import Files
 from gristmill._language._recipe import ModelDeclaration, Recipe, Step
 from gristmill._models import Model
 from gristmill._records import StepRecord
+from gristmill._spending import Spending
 from gristmill._threads import Threads
 from gristmill._values import Usage
 

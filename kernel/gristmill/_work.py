@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 from gristmill._asking import Asking, adapters_of, derive_seed, step_model
 from gristmill._cache._key import KeyPrefix
-from gristmill._calls import CacheMode, CallLog, StepModel
+from gristmill._calls import CacheMode, StepModel
 from gristmill._errors import FunctionError, RunError, UsageError, suggest
 from gristmill._events import StepNoted
 from gristmill._language._recipe import FunctionCall, Generation, Recipe, RecipeCall, Step
 from gristmill._language._types import CoercionError, coerce
 from gristmill._models import Embedder
 from gristmill._plugins import FunctionSpec
+from gristmill._spending import CallLog
 from gristmill._values import Usage, plain
 
 if TYPE_CHECKING:

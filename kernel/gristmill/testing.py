@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from gristmill._errors import ModelError, PluginError
 from gristmill._language._types import CoercionError
-from gristmill._models import Capability, Delta, GenerateRequest, Model, OnDelta, ScoreRequest, Scores
+from gristmill._models import Capability, Delta, GenerateRequest, Model, OnDelta, Relevance, ScoreRequest, Scores
 from gristmill._plugins import FunctionSpec, PluginSpec, ProviderSpec, model_provider, read_plugin
 from gristmill._values import Completion, Message, Usage, Value
 
@@ -41,7 +41,7 @@ class FakeModel(Model):
     """
 
     capabilities: frozenset[Capability] = frozenset(
-        {"generate", "score", "embed", "schema", "adapters", "logprobs", "beam"}
+        {"generate", "score", "embed", "rank", "schema", "adapters", "logprobs", "beam"}
     )
 
     def __init__(
@@ -119,6 +119,16 @@ class FakeModel(Model):
         """Return `(n, 64) float32`, L2-normalised: one bucket for each word's hash."""
         return FakeEmbedder().vectors(texts)
 
+    async def rank(self, query: str, texts: Sequence[str]) -> Relevance:
+        """Score a text by the part of the query's words that it has, from 0 to 1."""
+        await asyncio.sleep(self.delay_s)
+        asked = set(query.lower().split())
+        shared = [len(asked & set(text.lower().split())) for text in texts]
+        return Relevance(
+            scores=tuple(n / (len(asked) or 1) for n in shared),
+            prompt_tokens=tuple(len(f"{query} {text}".split()) for text in texts),
+        )
+
     async def count_tokens(self, text: str) -> int:
         return len(text.split())
 
@@ -186,7 +196,7 @@ class RecordedModel(Model):
         self.path = path
         self.inner = inner
         self.recorded: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        self.capabilities = inner.capabilities if inner else frozenset({"generate", "score", "schema"})
+        self.capabilities = inner.capabilities if inner else frozenset({"generate", "score", "rank", "schema"})
 
     @property
     def name(self) -> str:
@@ -206,15 +216,25 @@ class RecordedModel(Model):
     async def score(self, request: ScoreRequest) -> Scores:
         return Scores.model_validate(await self._answer(request, None))
 
+    async def rank(self, query: str, texts: Sequence[str]) -> Relevance:
+        key = "rank:" + hashlib.sha256(json.dumps([query, *texts]).encode()).hexdigest()
+        if key not in self.recorded:
+            if self.inner is None:
+                raise self._unheard(query)
+            self.recorded[key] = (await self.inner.rank(query, texts)).model_dump(mode="json")
+        return Relevance.model_validate(self.recorded[key])
+
+    def _unheard(self, prompt: str) -> ModelError:
+        return ModelError(
+            f"no answer was recorded for the prompt {prompt[:80]!r}", model=self.name, cause="request",
+            hint="record it with the real model: gristmill test --record",
+        )  # fmt: skip
+
     async def _answer(self, request: GenerateRequest | ScoreRequest, on_delta: OnDelta | None) -> Any:
         key = hashlib.sha256(request.model_dump_json().encode()).hexdigest()
         if key not in self.recorded:
             if self.inner is None:
-                shown = request.messages[-1].content[:80] if request.messages else ""
-                raise ModelError(
-                    f"no answer was recorded for the prompt {shown!r}", model=self.name, cause="request",
-                    hint="record it with the real model: gristmill test --record",
-                )  # fmt: skip
+                raise self._unheard(request.messages[-1].content if request.messages else "")
             if isinstance(request, ScoreRequest):
                 answer: Value = await self.inner.score(request)
             else:
