@@ -27,13 +27,22 @@ def text(value: str) -> bytes:
     return struct.pack("<Q", len(data)) + data
 
 
-def write_gguf(path: Path, *, file_type: int | None = 2, template: str | None = None, kind: str = "model") -> Path:
-    """Write a GGUF file with one tensor of 64 x 2 weights in Q4_0; enough to be listed and described."""
+def write_gguf(
+    path: Path,
+    *,
+    file_type: int | None = 2,
+    template: str | None = None,
+    kind: str = "model",
+    pooling: int | None = None,
+    tensor: tuple[str, int] = ("token_embd.weight", 2),
+) -> Path:
+    """Write a GGUF file with one tensor, of 64 x 2 weights in Q4_0; enough to be listed and described."""
     pairs = {"general.architecture": "llama", "general.name": "Tiny", "general.type": kind}
     if template is not None:
         pairs["tokenizer.chat_template"] = template
     numbers = {"llama.context_length": 128, "llama.block_count": 1, "llama.embedding_length": 64}
     numbers |= {"llama.attention.head_count": 4} | ({} if file_type is None else {"general.file_type": file_type})
+    numbers |= {} if pooling is None else {"llama.pooling_type": pooling}
     body = b"".join(text(key) + struct.pack("<I", STRING) + text(value) for key, value in pairs.items())
     body += b"".join(text(key) + struct.pack("<II", U32, value) for key, value in numbers.items())
     tokens = ["<s>", "a", "<|im_start|>"]
@@ -41,7 +50,7 @@ def write_gguf(path: Path, *, file_type: int | None = 2, template: str | None = 
         text("tokenizer.ggml.tokens") + struct.pack("<IIQ", ARRAY, STRING, len(tokens)) + b"".join(map(text, tokens))
     )
     head = b"GGUF" + struct.pack("<IQQ", 3, 1, len(pairs) + len(numbers) + 1) + body
-    head += text("token_embd.weight") + struct.pack("<IQQIQ", 2, 64, 2, 2, 0)
+    head += text(tensor[0]) + struct.pack("<IQQIQ", 2, 64, tensor[1], 2, 0)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(head + bytes(-len(head) % 32) + bytes(72) + bytes(-72 % 32))
     return path
@@ -86,6 +95,32 @@ def test_info_tells_what_the_header_says(tmp_path: Path) -> None:
 def test_an_adapter_is_described_as_one(tmp_path: Path) -> None:
     path = write_gguf(tmp_path / "adapter.gguf", kind="adapter")
     assert _tools.describe(str(path))["kind"] == "adapter"
+
+
+@pytest.mark.parametrize(
+    ("kind", "pooling", "tensor"),
+    [
+        ("embedding model", 1, ("token_embd.weight", 2)),
+        ("reranker", 4, ("token_embd.weight", 2)),
+        ("reranker", 4, ("cls.output.weight", 2)),
+        ("reranker", None, ("cls.output.weight", 1)),
+        ("reranker", None, ("cls.weight", 1)),
+        ("language model", None, ("cls.weight", 2)),
+        ("embedding model", 2, ("cls.weight", 1)),
+    ],
+)
+def test_a_reranker_is_known_by_its_pooling_or_its_head(
+    tmp_path: Path, kind: str, pooling: int | None, tensor: tuple[str, int]
+) -> None:
+    path = write_gguf(tmp_path / "tiny.gguf", pooling=pooling, tensor=tensor)
+    assert _tools.describe(str(path))["kind"] == kind
+
+
+def test_what_a_file_can_be_asked_follows_its_kind_and_needs_no_file(tmp_path: Path) -> None:
+    written = write_gguf(tmp_path / "tiny.gguf", pooling=4)
+    assert LlamaPlugin().llama(model=str(written)).capabilities == {"rank"}
+    for other in (write_gguf(tmp_path / "other.gguf"), tmp_path / "missing.gguf"):
+        assert {"generate", "embed"} <= LlamaPlugin().llama(model=str(other)).capabilities - {"rank"}
 
 
 def test_a_format_that_the_file_does_not_name_is_read_from_its_tensors(tmp_path: Path) -> None:

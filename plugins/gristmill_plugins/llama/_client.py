@@ -2,6 +2,8 @@
 
 It loads no native library. Invariants: making a model reads no file; nothing native sees a file that was not
 checked; a request that fails for any reason leaves a model that answers the next one.
+
+It is long because all that a model answers to stands in one place.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from gristmill import (
     Model,
     ModelError,
     OnDelta,
+    Relevance,
     ScoreRequest,
     Scores,
     Session,
@@ -46,6 +49,10 @@ DEFAULT_CONTEXT_TOKENS = 8192
 MOST_GUESSING = 2  # in larger batches a wrong guess costs as much as a right one saves
 DISTRIBUTION = "llama-cpp-python"
 LOG = logging.getLogger("gristmill.llama")
+RANKS: frozenset[Capability] = frozenset({"rank"})
+WRITES: frozenset[Capability] = frozenset(
+    {"generate", "score", "schema", "logprobs", "adapters", "beam", "sessions", "members", "embed"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +89,6 @@ class LlamaOptions:
 class LlamaModel(Model):
     """A GGUF model that llama.cpp runs in a process of its own, started by the first call that needs it."""
 
-    capabilities: frozenset[Capability] = frozenset(
-        {"generate", "score", "schema", "logprobs", "adapters", "beam", "sessions", "members", "embed"}
-    )
     holds_weights = True
 
     def __init__(self, options: LlamaOptions) -> None:
@@ -106,6 +110,14 @@ class LlamaModel(Model):
     @cached_property
     def _path(self) -> Path:
         return _files.resolve(self._options.model, sha256=self._options.sha256)
+
+    @property
+    def capabilities(self) -> frozenset[Capability]:  # type: ignore[override]
+        """What can be asked of this file; of one that cannot be read, whatever a language model can: a call tells."""
+        try:
+            return RANKS if self._header.kind == "reranker" else WRITES
+        except ModelError:
+            return WRITES
 
     @property
     def _header(self) -> _gguf.GGUFHeader:
@@ -148,6 +160,7 @@ class LlamaModel(Model):
 
     async def generate(self, request: GenerateRequest, on_delta: OnDelta | None = None) -> list[Completion]:
         check_generate(request, adapters=self._options.adapters, model=self.name)
+        self._check_kind("generate text")
         self._check_room([*request.messages, *(m for member in request.members for m in member.messages)])
         grammar = None if request.json_schema is None else _grammar.to_gbnf(request.json_schema)
         message = {
@@ -167,6 +180,7 @@ class LlamaModel(Model):
 
     async def score(self, request: ScoreRequest) -> Scores:
         check_score(request, adapters=self._options.adapters, model=self.name)
+        self._check_kind("score choices")
         self._check_room(request.messages)
         if not request.choices:
             return Scores(logprobs=())
@@ -174,18 +188,32 @@ class LlamaModel(Model):
         return Scores(logprobs=tuple(result["logprobs"]), prompt_tokens=result["prompt_tokens"])
 
     async def embed(self, texts: Sequence[str]) -> np.ndarray:
+        self._check_kind("embed text")
+        return (await self._rows(texts))[0]
+
+    async def rank(self, query: str, texts: Sequence[str]) -> Relevance:
+        if self._header.kind != "reranker":
+            raise CapabilityError(
+                f"{self.name} cannot rank texts: its kind is {self._header.kind!r}, not 'reranker'",
+                hint="declare the GGUF file of a cross-encoder for that, such as bge-reranker; this one can put "
+                "passages in order by another `method` of retrieval.rerank",
+            )
+        check_text(query, model=self.name)
+        rows, n_tokens = await self._rows(texts, query)
+        return Relevance(scores=tuple(rows[:, 0].tolist()), prompt_tokens=tuple(n_tokens))
+
+    async def _rows(self, texts: Sequence[str], query: str | None = None) -> tuple[np.ndarray, list[int]]:
+        """Return `(len(texts), width) float32`, and how many tokens each text took."""
         import numpy as np
 
         for text in texts:
             check_text(text, model=self.name)
         engine = await self._running_engine()
-        frame = await engine.call({"op": "embed", "texts": list(texts)})
+        frame = await engine.call({"op": "embed", "texts": list(texts), "query": query})
         result = frame.message["result"]
         if result["n_cut"]:
-            LOG.warning(
-                "%s: %d of %d texts were too long and cut before embedding", self.name, result["n_cut"], len(texts)
-            )
-        return np.frombuffer(frame.blob, np.float32).reshape(result["shape"])
+            LOG.warning("%s: %d of %d texts were too long and were cut", self.name, result["n_cut"], len(texts))
+        return np.frombuffer(frame.blob, np.float32).reshape(result["shape"]), list(result["n_tokens"])
 
     async def count_tokens(self, text: str) -> int:
         check_text(text, model=self.name)
@@ -194,6 +222,7 @@ class LlamaModel(Model):
 
     async def open_session(self, request: GenerateRequest) -> Session:
         check_generate(request, adapters=self._options.adapters, model=self.name)
+        self._check_kind("open a session")
         self._check_room(request.messages)
         if request.members or request.json_schema is not None:
             raise CapabilityError(f"{self.name} opens sessions only without members and schema")
@@ -223,6 +252,14 @@ class LlamaModel(Model):
         return self._engine.pid if self._engine is not None and self._engine.usable else None
 
     # Requests on the wire
+
+    def _check_kind(self, what: str) -> None:
+        if self._header.kind == "reranker":
+            raise CapabilityError(
+                f"{self.name} is a reranker: it scores how well a text answers a query, and cannot {what}",
+                hint="put passages in order with it, by retrieval.rerank with `method: cross_encoder`; "
+                f"to {what}, declare another model",
+            )
 
     def _check_room(self, messages: Sequence[Message]) -> None:
         """Refuse at once what cannot fit however it is tokenised: ten megabytes would take 13 seconds."""
@@ -344,6 +381,9 @@ class LlamaModel(Model):
             "op": "load",
             "path": str(self._path),
             "template": _template.source_of(header),
+            "pairs": {"template": header.metadata.get("tokenizer.chat_template.rerank")}
+            if header.kind == "reranker"
+            else None,
             "bos": header.token("bos"),
             "eos": header.token("eos"),
             "context_tokens": self.context_tokens,

@@ -24,6 +24,7 @@ from gristmill_plugins.llama._branch import adapters_key
 from gristmill_plugins.llama._deltas import PacedDeltas
 from gristmill_plugins.llama._embed import TextEmbedder
 from gristmill_plugins.llama._jobs import GenerateJob, Reading, Report, ScoreJob
+from gristmill_plugins.llama._pair import PairTokenizer
 from gristmill_plugins.llama._prompt import PromptTokenizer
 from gristmill_plugins.llama._renderer import PromptRenderer
 from gristmill_plugins.llama._sampling import Floats
@@ -58,15 +59,11 @@ class Engine:
         self._model = _native.NativeModel(params, shown)
         adapters = {name: self._model.load_adapter(name, path) for name, path in options["adapters"].items()}
         self._context = Backend(self._model, params, adapters)
-        self._embedder = TextEmbedder(self._model, params, context_tokens=self._context_tokens)
         vocabulary = self._model.vocabulary
+        pairs = PairTokenizer(vocabulary, model=self._path, **options["pairs"]) if options["pairs"] else None
+        self._embedder = TextEmbedder(self._model, params, context_tokens=self._context_tokens, pairs=pairs)
         self._tokenizer = PromptTokenizer(vocabulary, model=self._path, template=options["template"])
-        self._renderer = PromptRenderer(
-            options["template"],
-            bos=options["bos"],
-            eos=options["eos"],
-            model=self._path,
-        )
+        self._renderer = PromptRenderer(options["template"], bos=options["bos"], eos=options["eos"], model=self._path)
         self._shelf = _open_shelf(options["shelf"])
         self._scheduler = Scheduler(
             self._context,
@@ -96,7 +93,7 @@ class Engine:
         return self._scheduler.idle and self._embedder.idle
 
     def step(self) -> None:
-        """Decode one batch and embed one text."""
+        """Decode one batch, and embed one text or rank one pair."""
         if not self._scheduler.idle:
             self._scheduler.step()
         if not self._embedder.idle:
@@ -204,13 +201,16 @@ class Engine:
         self._begin(message["id"], job)
 
     def _do_embed(self, message: dict[str, Any]) -> None:
+        """Answer with a row for each text; a reranker is sent a `query` too, and its rows are scores."""
         request = message["id"]
 
-        def done(rows: Floats, n_cut: int) -> None:
-            result = {"shape": list(rows.shape), "n_cut": n_cut}
+        def done(rows: Floats, n_tokens: list[int], n_cut: int) -> None:
+            result = {"shape": list(rows.shape), "n_tokens": n_tokens, "n_cut": n_cut}
             self._wire.send({"id": request, "event": "done", "result": result}, rows.tobytes())
 
-        self._embedder.add(request, message["texts"], done, lambda error: self._send_error(request, error))
+        self._embedder.add(
+            request, message["texts"], done, lambda error: self._send_error(request, error), query=message["query"]
+        )
 
     def _do_count(self, message: dict[str, Any]) -> None:
         n_tokens = len(self._tokenizer.encode_text(message["text"]))

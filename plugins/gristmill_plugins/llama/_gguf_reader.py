@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import math
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from io import BufferedReader
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 from gristmill_plugins.llama._ggml import TENSOR_TYPES
 from gristmill_plugins.llama._store import FileIdentity, file_error, open_file
@@ -52,6 +53,8 @@ _SCALARS: Mapping[int, tuple[str, str]] = MappingProxyType(
     }
 )
 _STRING, _ARRAY = 8, 9
+_POOLING_RANK = 4
+Kind = Literal["language model", "embedding model", "reranker", "adapter"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +88,28 @@ class GGUFHeader:
     size_bytes: int
     identity: FileIdentity = field(repr=False)
 
+    @property
+    def kind(self) -> Kind:
+        """What the file is for.
+
+        A reranker says that it ranks, or has a head with one output and says nothing: that is how llama.cpp's
+        converter writes most cross-encoders (and the file of a masked language model has a head with many).
+        """
+        pooling = self.metadata.get(f"{self.architecture}.pooling_type")
+        if self.metadata.get("general.type") == "adapter":
+            return "adapter"
+        if pooling == _POOLING_RANK or (pooling is None and any(map(_is_ranking_head, self.tensors))):
+            return "reranker"
+        return "language model" if pooling is None else "embedding model"
+
     def token(self, key: str) -> str:
         """Return the text of a special token (`bos`, `eos`, ...), or "" when the model has none."""
         index = self.metadata.get(f"tokenizer.ggml.{key}_token_id")
         return self.tokens[index] if isinstance(index, int) and 0 <= index < len(self.tokens) else ""
+
+
+def _is_ranking_head(tensor: TensorInfo) -> bool:
+    return tensor.name in ("cls.weight", "cls.output.weight") and tensor.shape[0] == math.prod(tensor.shape)
 
 
 class _Malformed(Exception):

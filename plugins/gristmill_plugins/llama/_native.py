@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,7 @@ from gristmill import ModelError
 C: Any = _llama_cpp
 """llama.cpp's C functions; their stubs know Python's arrays but not the pointers into numpy's that we hand over."""
 LOG_LEVEL_WARN, LOG_LEVEL_ERROR = 3, 4
+Pooling = Literal["mean", "rank"]
 
 
 class NativeLog:
@@ -93,8 +94,10 @@ class Vocabulary:
         self.size: int = C.llama_vocab_n_tokens(pointer)
         self.bos: int = C.llama_vocab_bos(pointer)
         self.eos: int = C.llama_vocab_eos(pointer)
+        self.sep: int = C.llama_vocab_sep(pointer)
         self.adds_bos: bool = C.llama_vocab_get_add_bos(pointer)
         self.adds_eos: bool = C.llama_vocab_get_add_eos(pointer)
+        self.adds_sep: bool = C.llama_vocab_get_add_sep(pointer)
         self.is_spm: bool = C.llama_vocab_type(pointer) == C.LLAMA_VOCAB_TYPE_SPM
 
     @property
@@ -189,6 +192,8 @@ class NativeModel:
             raise ModelError(f"{params.path!r} has no vocabulary", model=params.path, cause="file")
         self.vocabulary = Vocabulary(vocabulary)
         self.n_embd: int = C.llama_model_n_embd_out(self.pointer)
+        self.n_classes: int = C.llama_model_n_cls_out(self.pointer)
+        """How many numbers a classification head gives; one, as a rule, is how relevant a text is."""
         self.has_encoder: bool = C.llama_model_has_encoder(self.pointer)
         self.can_split: bool = not (C.llama_model_is_recurrent(self.pointer) or C.llama_model_is_hybrid(self.pointer))
         """Whether a sequence can be cut anywhere; recurrent state can only be kept whole."""
@@ -204,7 +209,9 @@ class NativeModel:
 class NativeContext:
     """The key-value cache and the decoder; sequences live in one cache (`kv_unified`)."""
 
-    def __init__(self, model: NativeModel, params: LoadParams, *, pooled: bool = False, mean: bool = False) -> None:
+    def __init__(
+        self, model: NativeModel, params: LoadParams, *, pooled: bool = False, pooling: Pooling | None = None
+    ) -> None:
         native = C.llama_context_default_params()
         native.n_ctx = params.n_ctx
         native.n_batch = params.n_batch
@@ -214,8 +221,8 @@ class NativeContext:
         native.kv_unified = True
         native.swa_full = True
         native.embeddings = pooled
-        if mean:
-            native.pooling_type = C.LLAMA_POOLING_TYPE_MEAN
+        if pooling is not None:
+            native.pooling_type = {"mean": C.LLAMA_POOLING_TYPE_MEAN, "rank": C.LLAMA_POOLING_TYPE_RANK}[pooling]
         if params.flash_attention is not None:
             native.flash_attn_type = int(params.flash_attention)
         native.type_k = native.type_v = {"f16": 1, "f32": 0, "q8_0": 8}[params.cache_type]
@@ -230,9 +237,10 @@ class NativeContext:
         self._memory = C.llama_get_memory(self.pointer)
         self.can_remember = bool(self._memory)
         """Whether there is a key-value cache: an encoder has none, and cannot write."""
-        self.pools_nothing: bool = C.llama_pooling_type(self.pointer) == C.LLAMA_POOLING_TYPE_NONE
-        self.ranks: bool = C.llama_pooling_type(self.pointer) == C.LLAMA_POOLING_TYPE_RANK
-        """Whether it is a reranker: what it pools are a few scores and no vector, and more must not be read."""
+        pools: int = C.llama_pooling_type(self.pointer)
+        self.pools_nothing = pools == C.LLAMA_POOLING_TYPE_NONE
+        self._n_pooled = model.n_classes if pools == C.LLAMA_POOLING_TYPE_RANK else model.n_embd
+        """How many numbers there are for a sequence; to read more is to read somebody else's memory."""
         self._n_vocab = model.vocabulary.size
         self.n_ctx: int = C.llama_n_ctx(self.pointer)
         self.n_batch: int = C.llama_n_batch(self.pointer)
@@ -309,12 +317,12 @@ class NativeContext:
         if code := C.llama_set_adapters_lora(self.pointer, pointers, len(adapters), scales):
             raise RuntimeError(f"llama.cpp refused the adapters with code {code}")
 
-    def pooled_row(self, seq: int, width: int) -> npt.NDArray[np.float32]:
-        """Return a copy of the pooled embedding of a sequence, `(width,) float32`."""
+    def pooled_row(self, seq: int) -> npt.NDArray[np.float32]:
+        """Return a copy of what was pooled of a sequence, float32: `(n_embd,)`, or `(n_classes,)` of a reranker."""
         pointer = C.llama_get_embeddings_seq(self.pointer, seq)
         if not bool(pointer):
-            raise RuntimeError("llama.cpp returned no embedding")
-        return np.ctypeslib.as_array(pointer, shape=(width,)).copy()
+            raise RuntimeError("llama.cpp returned nothing pooled")
+        return np.ctypeslib.as_array(pointer, shape=(self._n_pooled,)).copy()
 
 
 class Grammar:

@@ -88,8 +88,8 @@ class PromptTokenizer:
         texts = sorted(self._by_text, key=len, reverse=True)
         return re.compile("|".join(map(re.escape, texts))) if texts else None
 
-    def encode(self, segments: Iterable[Segment]) -> list[int]:
-        """Return the ids of a rendered prompt, with the beginning-of-sequence token where the file wants it."""
+    def encode(self, segments: Iterable[Segment], *, add_bos: bool = True) -> list[int]:
+        """Return the ids of a rendered prompt; `add_bos` adds the token that begins one where the file wants it."""
         ids: list[int] = []
         run = ""
         rstrip = False
@@ -102,7 +102,7 @@ class PromptTokenizer:
             ids.append(part.token)
             run, rstrip = "", bool(flags & ATTRIBUTE_RSTRIP)
         ids += self.encode_text(self._strip(run, left=rstrip, right=False))
-        if self._vocabulary.adds_bos and self._vocabulary.bos >= 0 and ids[:1] != [self._vocabulary.bos]:
+        if add_bos and self._vocabulary.adds_bos and self._vocabulary.bos >= 0 and ids[:1] != [self._vocabulary.bos]:
             ids.insert(0, self._vocabulary.bos)
         return ids
 

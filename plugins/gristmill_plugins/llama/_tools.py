@@ -102,7 +102,7 @@ def describe(name: str) -> dict[str, Any]:
         "name": name,
         "path": str(path),
         "title": str(header.metadata.get("general.name", "")),
-        "kind": _kind(header),
+        "kind": header.kind,
         "architecture": header.architecture,
         "parameters": n_parameters(header),
         "quantisation": quantisation(header),
@@ -147,12 +147,6 @@ def check_adapter(path: str | Path, base: str) -> None:
         ModelError: one of the two cannot be used, or they do not fit; the text says everything that is wrong.
     """
     _gguf.check_adapter(path, _gguf.read_header(_files.resolve(base)))
-
-
-def _kind(header: _gguf.GGUFHeader) -> str:
-    if header.metadata.get("general.type") == "adapter":
-        return "adapter"
-    return "embedding model" if f"{header.architecture}.pooling_type" in header.metadata else "language model"
 
 
 def n_parameters(header: _gguf.GGUFHeader) -> int:
