@@ -77,7 +77,38 @@ def test_the_passage_that_the_model_prefers_comes_first(run: Run, method: str) -
     ranked = run(f"method: {method}, weight: 1")
     assert [passage.source for passage in ranked] == ["b", "a", "c"]
     assert [passage.score for passage in ranked] == [1.0, 0.0, 0.0]
-    assert ranked[0].metadata == {"id": "b1", "search_score": 2.0}
+    told = -5.0 if method == "likelihood" else pytest.approx(0.948, abs=0.001)
+    assert ranked[0].metadata == {"id": "b1", "search_score": 2.0, "rerank_score": told}
+
+
+def test_a_cross_encoders_scores_alone_make_the_order(run: Run, judges: Judges) -> None:
+    ranked = run("method: cross_encoder")
+    assert [passage.source for passage in ranked] == ["b", "a", "c"]
+    assert [passage.score for passage in ranked] == [1.0, 0.0, 0.0]
+    assert [passage.metadata["rerank_score"] for passage in ranked] == [0.25, 0.0, 0.0]
+    assert judges.made.requests == []  # nothing is generated, and no choice is scored
+    mixed = run("method: cross_encoder, weight: 0.5")
+    assert [passage.score for passage in mixed] == [0.75, 0.5, 0.0]
+
+
+def test_a_model_that_is_no_reranker_is_told_so(run: Run, judges: Judges) -> None:
+    judges.made.rank = Model.rank.__get__(judges.made)  # type: ignore[method-assign]
+    judges.made.capabilities = frozenset({"generate"})
+    with pytest.raises(RunError, match="fake cannot rank texts: it can generate"):
+        run("method: cross_encoder")
+
+
+def test_check_knows_the_methods(tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text(
+        "version: 1\nmodels: {main: {use: judge}}\nsteps:\n  x:\n    use: retrieval.rerank\n"
+        "    with: {question: q, passages: [], method: cross_encode, weight: 2}\n"
+    )
+    with Kernel(plugins={"retrieval": AnswerFunctions(), "judge": Judges()}, cache=False) as kernel:
+        kernel.registry._scanned = True  # these plugins and no installed ones
+        told = " ".join(f"{diagnostic.message} {diagnostic.hint}" for diagnostic in kernel.check(path).errors)
+    assert "'cross_encoder'" in told
+    assert "weight" in told
 
 
 def test_the_weight_mixes_the_models_scores_with_the_searchs(run: Run) -> None:

@@ -102,13 +102,15 @@ class AnswerFunctions:
         *,
         model: AnswerModel,
         method: Annotated[
-            Literal["likelihood", "relevance", "listwise"],
-            "How likely the question is after a passage; how likely Yes is; or one prompt that asks for the order.",
+            Literal["likelihood", "relevance", "listwise", "cross_encoder"],
+            "How likely the question is after a passage; how likely Yes is; one prompt that asks for the order; or "
+            "the score of a reranker, such as bge-reranker.",
         ] = "likelihood",
         top_k: Annotated[int | None, Field(ge=1, description="Keep only the best; by default all.")] = None,
         weight: Annotated[
-            float, Field(ge=0, le=1, description="The model's share in the score; the rest is the search's.")
-        ] = 0.5,
+            float | None,
+            Field(ge=0, le=1, description="The model's share in the score; default: the half, all for cross_encoder."),
+        ] = None,
     ) -> list[Passage]:
         """Put passages in the order in which a model finds them relevant; `score` is then from 0 to 1."""
         return (await put_in_order(question, passages, context, model, method, weight))[:top_k]

@@ -1,7 +1,8 @@
 """Passages in the order that a model gives them.
 
-Three ways: the probability of "Yes, it answers the question" of each passage; the likelihood of the question after
-reading each passage (Sachan et al. 2022, UPR); one prompt that asks for the order of all (Sun et al. 2023, RankGPT).
+Four ways: the probability of "Yes, it answers the question" of each passage; the likelihood of the question after
+reading each passage (Sachan et al. 2022, UPR); one prompt that asks for the order of all (Sun et al. 2023, RankGPT);
+and the score of a cross-encoder, a model trained for nothing else (Nogueira and Cho 2019).
 Invariant: what goes in comes out, in another order: no way to rank can lose or invent a passage.
 """
 
@@ -16,32 +17,33 @@ from gristmill import Context, GenerateRequest, ModelHandle, Passage, Sampling
 from gristmill_plugins.retrieval._answer_context import fit, quoted, room_for_passages
 from gristmill_plugins.retrieval._prompts import prompt
 
-Method = Literal["likelihood", "relevance", "listwise"]
+Method = Literal["likelihood", "relevance", "listwise", "cross_encoder"]
 TOKENS_A_NUMBER = 6
 """Of a listwise answer: `[12] > ` is five tokens at most in the vocabularies looked at."""
 
 
 async def rerank(
-    question: str, passages: Sequence[Passage], context: Context, model: str, method: Method, weight: float
+    question: str, passages: Sequence[Passage], context: Context, model: str, method: Method, weight: float | None
 ) -> list[Passage]:
-    """Return all passages, best first; `score` is 0 to 1, and `metadata.search_score` what it was.
+    """Return all passages, best first; `score` is 0 to 1.
 
     The model's scores and those of the search are each brought to 0..1 over these passages, and mixed: `weight` is
-    the model's share.
+    the model's share, by default the half, and all of it for a cross-encoder. What either gave itself is in
+    `metadata`, as `rerank_score` and `search_score`.
     """
     if not passages:
         return []
-    judged = unit(await _METHODS[method](question, passages, context.model(model)))
+    share = weight if weight is not None else (1.0 if method == "cross_encoder" else 0.5)
+    given = await _METHODS[method](question, passages, context.model(model))
     searched = unit([passage.score for passage in passages])
-    scores = [weight * ours + (1 - weight) * theirs for ours, theirs in zip(judged, searched, strict=True)]
+    scores = [share * ours + (1 - share) * theirs for ours, theirs in zip(unit(given), searched, strict=True)]
     order = sorted(range(len(passages)), key=lambda i: (-scores[i], i))
-    return [_scored(passages[i], scores[i]) for i in order]
+    return [_scored(passages[i], scores[i], given[i]) for i in order]
 
 
-def _scored(passage: Passage, score: float) -> Passage:
-    return passage.model_copy(
-        update={"score": score, "metadata": passage.metadata | {"search_score": passage.score}}
-    )  # fmt: skip
+def _scored(passage: Passage, score: float, given: float) -> Passage:
+    told = {"rerank_score": given, "search_score": passage.score}
+    return passage.model_copy(update={"score": score, "metadata": passage.metadata | told})
 
 
 def unit(scores: Sequence[float]) -> list[float]:
@@ -73,6 +75,11 @@ async def _relevance(question: str, passages: Sequence[Passage], handle: ModelHa
     return [choice.probabilities["Yes"] for choice in found]
 
 
+async def _cross_encoder(question: str, passages: Sequence[Passage], handle: ModelHandle) -> list[float]:
+    """Return a reranker's own scores of question and passage read together: logits of any size, as a rule."""
+    return await handle.rank(question, [passage.text for passage in passages])
+
+
 async def _listwise(question: str, passages: Sequence[Passage], handle: ModelHandle) -> list[float]:
     """Return reciprocal ranks from one answer; passages it does not name keep their order, after those it does."""
     form = prompt("listwise")
@@ -96,4 +103,5 @@ _METHODS: dict[Method, Callable[[str, Sequence[Passage], ModelHandle], Awaitable
     "likelihood": _likelihood,
     "relevance": _relevance,
     "listwise": _listwise,
+    "cross_encoder": _cross_encoder,
 }
