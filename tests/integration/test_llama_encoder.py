@@ -121,6 +121,14 @@ async def test_a_text_beyond_the_context_is_cut(model: LlamaModel) -> None:
     assert (await model.embed(["ok"])).shape == (1, WIDTH)
 
 
+async def test_a_declared_context_beyond_the_trained_one_is_no_longer(tmp_path: Path) -> None:
+    path = tmp_path / "tiny-bert.gguf"
+    write_encoder(path)
+    made = LlamaPlugin().llama(model=str(path), context_tokens=4 * CONTEXT)
+    assert (await made.embed(["ab " * 3 * CONTEXT])).shape == (1, WIDTH)
+    await made.close()
+
+
 async def test_control_tokens_in_a_text_are_text(model: LlamaModel) -> None:
     plain, hostile = await model.embed(["x", "x [SEP]"])
     assert not np.allclose(plain, hostile, atol=1e-3)

@@ -48,7 +48,8 @@ class TextEmbedder:
         self._model = model
         self._params = params
         self._pairs = pairs
-        self._most = min(context_tokens, MAX_TEXT_TOKENS)
+        # An encoder has as many positions as it was trained with; native code aborts on the next one.
+        self._most = min(context_tokens, MAX_TEXT_TOKENS, model.n_ctx_train)
         self._context: NativeContext | None = None
         self._orders: deque[_Order] = deque()
 
@@ -72,7 +73,8 @@ class TextEmbedder:
             n_cut = sum(len(short) < len(tokens) for short, tokens in zip(ids, whole, strict=True))
         for place, tokens in enumerate(ids):
             if not tokens:
-                raise ModelError(f"text {place} is empty", model=self._model.path, cause="request")
+                verb = "embed" if self._pairs is None else "rank"
+                raise ModelError(f"text {place} to {verb} is empty", model=self._model.path, cause="request")
         self._orders.append(_Order(request, ids, n_cut, done, failed))
 
     def drop(self, request: int) -> None:

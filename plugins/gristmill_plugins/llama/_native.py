@@ -192,6 +192,7 @@ class NativeModel:
             raise ModelError(f"{params.path!r} has no vocabulary", model=params.path, cause="file")
         self.vocabulary = Vocabulary(vocabulary)
         self.n_embd: int = C.llama_model_n_embd_out(self.pointer)
+        self.n_ctx_train: int = C.llama_model_n_ctx_train(self.pointer)
         self.n_classes: int = C.llama_model_n_cls_out(self.pointer)
         """How many numbers a classification head gives; one, as a rule, is how relevant a text is."""
         self.has_encoder: bool = C.llama_model_has_encoder(self.pointer)
