@@ -4,7 +4,7 @@
     python benchmarks/evaluation.py --data DATA --rows 100 --rounds 2
 
 squad.jsonl has `question`, `context` and `answers`; boolq.jsonl `question`, `context` and `answer`. For squad a short
-answer is written, greedily, with room to end; for boolq the model chooses yes or no by their log-probabilities (the
+answer is written, greedily, to the end of its first line; for boolq the model chooses yes or no by their log-probabilities (the
 peers: by those of the first token of each). The loop is `llama_cpp.Llama`, one call after another, with its own reuse
 of a common prefix. llama-server is xllamacpp's, with 8 slots, asked over HTTP by 16 threads, so that every slot always
 has a request. All use all cores. Each round gives every contender the same rows, and other rows than the round before,
@@ -32,11 +32,12 @@ SLOTS = 8
 SYSTEM = "Answer with a few words."
 PROMPT = "{context}\n\nQuestion: {question}"
 MAX_TOKENS = 256
+STOP = "\n"
 CONTEXT_TOKENS = 2048
 THREADS = int(os.environ.get("THREADS", os.cpu_count() or 1))
 """Of every contender; set it to 1 where other work goes on, and look at processor seconds."""
 TASKS = {
-    "squad": ("answers", "f1", f"max_tokens: {MAX_TOKENS}"),
+    "squad": ("answers", "f1", f"max_tokens: {MAX_TOKENS}, stop: {json.dumps([STOP])}"),
     "boolq": ("answer", "accuracy", "choices: ['yes', 'no']"),
 }
 RECIPE = """\
@@ -79,8 +80,8 @@ def gristmill(file: str, task: str) -> dict[str, Any]:
             rows = read_task_rows(made)
             taken, first = clocked(lambda: evaluate(kernel, made, "asked", rows))
             again_taken, again = clocked(lambda: evaluate(kernel, made, "asked", rows))
-    assert first.figures[metric].scores == again.figures[metric].scores
     assert first.n_failed == 0
+    assert again.cost.calls or first.figures[metric].scores == again.figures[metric].scores
     return taken | {"cached_seconds": again_taken["seconds"], "scores": first.figures[metric].scores,
                     "calls_again": again.cost.calls}  # fmt: skip
 
@@ -101,7 +102,7 @@ def loop(file: str, task: str) -> dict[str, Any]:
 
     def ask(messages: list[Any]) -> str:
         if task == "squad":
-            answer: Any = llm.create_chat_completion(messages, max_tokens=MAX_TOKENS, temperature=0.0)
+            answer: Any = llm.create_chat_completion(messages, max_tokens=MAX_TOKENS, stop=[STOP], temperature=0.0)
             return str(answer["choices"][0]["message"]["content"])
         tokens = llm.tokenize(show(messages=messages).prompt.encode(), add_bos=False, special=True)
         known = 0  # of what is in the context already, as `Llama.generate` counts it
@@ -140,7 +141,7 @@ def server(file: str, task: str) -> dict[str, Any]:
         connection = http.client.HTTPConnection(host, timeout=600)  # the server ends one that waited for a while
         choose = {"max_tokens": 1, "logprobs": True, "top_logprobs": 200}
         body = {"messages": messages_of(row), "temperature": 0.0, "cache_prompt": True}
-        body |= {"max_tokens": MAX_TOKENS} if task == "squad" else choose
+        body |= {"max_tokens": MAX_TOKENS, "stop": [STOP]} if task == "squad" else choose
         connection.request("POST", "/v1/chat/completions", json.dumps(body), {"Content-Type": "application/json"})
         choice = json.loads(connection.getresponse().read())["choices"][0]
         if task == "squad":

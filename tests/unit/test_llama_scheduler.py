@@ -335,6 +335,55 @@ def test_a_short_prompt_is_read_beside_a_long_one() -> None:
     assert not long.answers
 
 
+def test_a_batch_holds_tokens_of_few_long_prompts() -> None:
+    backend = FakeBackend(n_batch=256, n_ctx=4096)
+    scheduler = make(backend)
+    prompts = [Greedy([n + 1] * 200, 1) for n in range(8)]
+    for prompt in prompts:
+        scheduler.add(prompt.start())
+    run(scheduler)
+    for batch in backend.batches:
+        assert len(set(batch)) <= 3
+    assert all(prompt.answers == [expected(prompt.prompt, 1)] for prompt in prompts)
+
+
+def test_short_prompts_are_read_all_at_once_before_long_ones() -> None:
+    backend = FakeBackend(n_batch=256, n_ctx=4096)
+    scheduler = make(backend)
+    short, long = [Greedy([n + 1] * 9, 1) for n in range(6)], Greedy([7] * 200, 1)
+    scheduler.add([*long.start(), *(branch for one in short for branch in one.start())])
+    scheduler.step()
+    assert all(one.answers for one in short)
+
+
+def test_where_it_pays_prompts_are_read_in_steps_of_their_own_between_those_of_answers() -> None:
+    backend = FakeBackend(n_batch=128, n_ctx=4096)
+    scheduler = make(backend, reads_apart=True)
+    writer, readers = Greedy([1, 2], 100), [Greedy([n + 3] * 150, 2) for n in range(3)]
+    scheduler.add(writer.start())
+    scheduler.step()
+    for reader in readers:
+        scheduler.add(reader.start())
+    run(scheduler)
+    reads = [len(batch) > 4 for batch in backend.batches]
+    first, last = reads.index(True, 1), len(reads) - reads[::-1].index(True)
+    assert reads[first:last] == [True, False] * ((last - first) // 2) + [True]
+    writer_seq = backend.batches[0][0]
+    assert not any(is_read and writer_seq in batch for is_read, batch in zip(reads, backend.batches, strict=True))
+    assert writer.answers == [expected([1, 2], 100)]
+
+
+def test_a_prompt_is_begun_only_where_what_decodes_leaves_it_cells() -> None:
+    backend = FakeBackend(n_batch=256, n_ctx=4096)
+    scheduler = make(backend, reads_apart=True, wide_tokens=500)
+    readers = [Greedy([n + 1] * 200, 30) for n in range(6)]
+    for reader in readers:
+        scheduler.add(reader.start())
+    run(scheduler)
+    assert max(len(batch) for batch in backend.batches if len(batch) == len(set(batch))) == 2
+    assert all(reader.answers == [expected(reader.prompt, 30)] for reader in readers)
+
+
 def test_nobody_overtakes_a_request_that_waits_for_room() -> None:
     scheduler = make(FakeBackend(n_ctx=64))
     order: list[str] = []

@@ -18,6 +18,7 @@ It is longer than other modules because admission, batches and eviction change t
 from __future__ import annotations
 
 import enum
+import math
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -39,6 +40,10 @@ AT_HAND_TOKENS = 1024
 """Of what is only kept, so many tokens stay in the cache; the rest is put aside: see `_stow`."""
 STEPS_BY_TURNS = 4
 """Steps in a row for one set of adapters while others wait: after each change llama.cpp builds its graph anew."""
+READ_TOGETHER = 4
+"""So many long prompts are read by turns; the others wait unread: see `_to_read`."""
+SHORT_TOKENS = 64
+"""What is left of a prompt is read beside any others if it is no longer."""
 SCRATCH = 0
 """The sequence of tokens whose results nobody wants."""
 
@@ -74,6 +79,8 @@ class Scheduler:
         stow: Stow | None = None,
         at_hand_tokens: int = AT_HAND_TOKENS,
         most_guessing: int = 0,
+        reads_apart: bool = False,
+        wide_tokens: float = math.inf,
     ) -> None:
         self._backend = backend
         self._shelf = shelf
@@ -85,6 +92,12 @@ class Scheduler:
         self._most_guessing = most_guessing if backend.can_split else 0
         """Guesses are made while at most so many branches decode: in larger batches a wrong one costs as much as a
         right one saves."""
+        self._reads_apart = reads_apart
+        """Whether prompts are read in steps of their own, in between those of what decodes."""
+        self._wide_tokens = wide_tokens
+        """A long prompt is begun only where it and all that run have no more tokens together, or nothing runs."""
+        self._has_read = False
+        self._turn = 0
         self._waiting: deque[Branch] = deque()
         self._running: list[Branch] = []
         self._kept: OrderedDict[int, _Kept] = OrderedDict()
@@ -284,18 +297,20 @@ class Scheduler:
         adapters = self._next_adapters(ready)
         ready = [branch for branch in ready if branch.adapters == adapters]
         decoding = [branch for branch in ready if branch.n_pending == 1]
-        reading = [branch for branch in ready if branch.n_pending > 1]
+        reading = self._to_read(ready)
+        is_hurried = any(branch.streams for branch in decoding)
+        if self._reads_apart and decoding and reading:
+            self._has_read = not self._has_read
+            decoding, reading = ([], reading) if self._has_read else (decoding, [])
         batch = Batch()
         room = self._backend.n_batch - int(self._reproducible)
         may_guess &= not reading and len(decoding) <= self._most_guessing
         share = (room - len(decoding)) // len(decoding) if may_guess else 0
         for branch in decoding[:room]:
             batch.add(branch, 1, self._guess(branch, share))
-        is_hurried = any(branch.streams for branch in decoding)
         room = min(room - len(batch.tokens), self._prefill_share if is_hurried else room)
-        for n_before, branch in enumerate(reading):
-            size = min(branch.n_pending, max(1, room // (len(reading) - n_before)))
-            if room >= size:
+        for branch in reading:
+            if size := min(branch.n_pending, room):
                 batch.add(branch, size)
                 room -= size
         if self._reproducible:
@@ -305,6 +320,28 @@ class Scheduler:
             self._set, self._n_since_set = adapters, 0
         self._n_since_set += 1
         return batch
+
+    def _to_read(self, ready: Sequence[Branch]) -> list[Branch]:
+        """Return the branches whose prompts are read next, most urgent first: short ones, and a few long ones by turns.
+
+        Attention goes over all cells that any row of a block of a batch may see: a batch with a little of many
+        prompts took 2.5 times as long as one with as many tokens of few (252 tokens, SmolLM2 on two cores: of 21
+        prompts of 200 tokens 1.75 s, of one 0.70 s). And cells that others hold have their price in every step.
+        """
+        reading = [branch for branch in ready if branch.n_pending > 1]
+        short = [branch for branch in reading if branch.n_pending <= SHORT_TOKENS]
+        begun = sum(len(branch.tokens) - branch.n_shared for branch in ready if branch.n_past > branch.n_shared)
+        long: list[Branch] = []
+        for branch in reading:
+            if branch.n_pending <= SHORT_TOKENS or len(long) == READ_TOGETHER:
+                continue
+            n_new = 0 if branch.n_past > branch.n_shared else len(branch.tokens) - branch.n_shared
+            if not n_new or not begun or begun + n_new <= self._wide_tokens:
+                long.append(branch)
+                begun += n_new
+        self._turn += 1
+        first = self._turn % len(long) if long else 0
+        return [*short, *long[first:], *long[:first]]
 
     def _guess(self, branch: Branch, room: int) -> list[int]:
         """Return tokens that may follow a branch's last one."""
