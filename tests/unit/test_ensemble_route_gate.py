@@ -60,6 +60,30 @@ def test_no_member_takes_more_than_its_capacity_and_every_question_is_taken(scor
     assert max(counts.values()) <= -(-len(scores) // 3)
 
 
+@settings(deadline=None)
+@given(ROWS, st.tuples(st.integers(0, 12), st.integers(0, 12), st.integers(0, 12)), st.integers(1, 3))
+def test_every_question_gets_all_its_members_wherever_there_is_room_at_all(
+    scores: list[dict[str, float]], places: tuple[int, int, int], top_k: int
+) -> None:
+    capacity = dict(zip("abc", places, strict=True))
+    if sum(min(most, len(scores)) for most in places) < len(scores) * top_k:
+        with pytest.raises(FunctionError, match="no room"):
+            assign(scores, top_k=top_k, capacity=capacity)
+        return
+    assigned = assign(scores, top_k=top_k, capacity=capacity)
+    assert all(len(one.members) == top_k for one in assigned)
+    counts = Counter(name for one in assigned for name in one.members)
+    assert all(counts[name] <= most for name, most in capacity.items())
+
+
+def test_a_member_that_later_questions_cannot_do_without_is_taken_first() -> None:
+    scores = [{"a": 0.9, "b": 0.5, "c": 0.1}, {"a": 0.7, "b": 0.6, "c": 0.5}]
+    # Both need c, which alone has two places; by likeness the first would take a and b, and leave one member.
+    assert [set(one.members) for one in assign(scores, top_k=2, capacity={"a": 1, "b": 1, "c": 2})] == [
+        {"a", "c"}, {"b", "c"}
+    ]  # fmt: skip
+
+
 def test_balance_evens_out_the_load_more_the_higher_it_is() -> None:
     scores = uneven(200)
     most = [max(loads(scores, balance=balance).values()) for balance in (0.0, 0.1, 1.0)]

@@ -121,7 +121,7 @@ def assign(
         sharpness: weights of the chosen are proportional to exp(sharpness * score).
 
     Raises:
-        FunctionError: more members wanted than there are, or no member has room for a question.
+        FunctionError: more members wanted than there are, or the members have no room for all questions.
     """
     names = sorted(scores[0]) if scores else []
     if scores and top_k > len(names):
@@ -129,18 +129,33 @@ def assign(
     bias = _biases(scores, names, top_k, balance)
     bent = [{name: row[name] + bias[name] for name in names} for row in scores]
     room = _room(capacity, names, len(scores) * top_k)
+    if sum(min(room[name], len(scores)) for name in names if room[name] > 0) < len(scores) * top_k:
+        raise FunctionError(
+            f"the members have no room for {len(scores)} questions of {top_k} members each", hint="raise capacity"
+        )
     chosen: list[list[str]] = [[] for _ in scores]
     # Who has most to lose by a second choice comes first, whatever the order of the questions.
-    for i in sorted(range(len(bent)), key=lambda i: (-_gap(bent[i]), sorted(bent[i].items()))):
-        open_ = [name for name in names if room[name] > 0]
-        if not open_:
-            raise FunctionError(
-                f"the members have no room for {len(scores)} questions of {top_k} members each", hint="raise capacity"
-            )
-        chosen[i] = sorted(open_, key=lambda name: (-bent[i][name], name))[:top_k]
+    order = sorted(range(len(bent)), key=lambda i: (-_gap(bent[i]), sorted(bent[i].items())))
+    for n_left, i in zip(range(len(order), 0, -1), order, strict=True):
+        chosen[i] = _best_with_room(bent[i], room, n_left, top_k)
         for name in chosen[i]:
             room[name] -= 1
     return [_assignment(row, picked, sharpness) for row, picked in zip(scores, chosen, strict=True)]
+
+
+def _best_with_room(row: Scores, room: Mapping[str, float], n_left: int, top_k: int) -> list[str]:
+    """Return the best members for a question that leave the `n_left - 1` questions after it enough of them.
+
+    A member with room for all that are left loses a place by not being taken now, since no question takes it twice. So
+    many places may be lost as there are more than are wanted (`spare`): where more such members are, the best of them
+    have to be taken first. (Gale 1957 and Ryser 1957: with one number for every row that is all there is to heed.)
+    """
+    best = sorted((name for name in row if room[name] > 0), key=lambda name: (-row[name], name))
+    spare = sum(min(room[name], n_left) for name in best) - n_left * top_k
+    roomy = [name for name in best if room[name] >= n_left]
+    needed = roomy[: max(0, len(roomy) - int(min(spare, len(roomy))))]
+    others = [name for name in best if name not in needed]
+    return [*needed, *others[: top_k - len(needed)]]
 
 
 def _assignment(scores: Scores, chosen: Sequence[str], sharpness: float) -> Assignment:

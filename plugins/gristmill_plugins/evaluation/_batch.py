@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,7 +83,7 @@ def run_batch(
     with Ledger(out, identity, retry_failed=options.retry_failed) as ledger:
         n_before = ledger.done.count
         writer = _Writer(ledger, options, file, progress)
-        pending = _pending(read_rows(data), ledger, options.limit)
+        pending = _upto(read_rows(data, skip=ledger.done.__contains__), options.limit)
         started = time.perf_counter()
         run_rows(recipe, pending, inputs, options.effort, writer.take, in_order=options.in_order)
         seconds = time.perf_counter() - started
@@ -92,12 +93,8 @@ def run_batch(
         return BatchSummary(ledger.done.count, n_before, ledger.n_failed, identity, file, cost)
 
 
-def _pending(rows: Iterator[Row], ledger: Ledger, limit: int | None) -> Iterator[Row]:
-    for row in rows:
-        if limit is not None and row.number > limit:
-            return
-        if row.number not in ledger.done:
-            yield row
+def _upto(rows: Iterator[Row], limit: int | None) -> Iterator[Row]:
+    return rows if limit is None else takewhile(lambda row: row.number <= limit, rows)
 
 
 class _Writer:

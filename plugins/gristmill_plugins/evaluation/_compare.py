@@ -174,7 +174,7 @@ def examples(first: Evaluated, second: Evaluated, metric: str, *, most: int = MO
     return [
         {
             "row": index + 1,
-            "data": dict(first.samples[index].row),
+            "data": dict(first.rows[index].data),
             "expected": list(first.samples[index].expected),
             "answers": {one.name: one.samples[index].answer for one in (first, second)},
             "scores": {first.name: a[index], second.name: b[index]},

@@ -1,6 +1,7 @@
 """Runs recipes on the rows of a task and scores what they answer.
 
-Everything that a report, a comparison or a search says is computed from what is returned here; it prints nothing.
+Everything that a report, a comparison or a search says is computed from what is returned here; it prints nothing. An
+answer and its scores are held for every row, the row itself is not: data of any size are read, whatever the memory.
 Invariant: every recipe of a task meets the same rows in the same order, so that scores of one index belong together.
 """
 
@@ -8,8 +9,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +21,7 @@ from gristmill_plugins.evaluation._cost import Cost, Spent
 from gristmill_plugins.evaluation._identity import Identity, identify
 from gristmill_plugins.evaluation._inputs import map_inputs
 from gristmill_plugins.evaluation._metrics import Metric
+from gristmill_plugins.evaluation._row_store import Rows
 from gristmill_plugins.evaluation._rows import DataFile, Row, look_at, need_column, read_rows
 from gristmill_plugins.evaluation._runner import DEFAULT_EFFORT, Effort, Outcome, run_rows
 from gristmill_plugins.evaluation._samples import Sample
@@ -53,6 +57,7 @@ class Evaluated:
     """Column, value, metric."""
     cost: Cost
     n_failed: int
+    rows: Rows = field(repr=False)
     samples: tuple[Sample, ...] = field(repr=False)
     repeats: tuple[tuple[Sample, ...], ...] = field(repr=False)
     spread: dict[str, float] = field(default_factory=dict)
@@ -64,7 +69,7 @@ class TaskRows:
     """The rows of a task, read once."""
 
     file: DataFile
-    rows: tuple[Row, ...]
+    rows: Rows
 
 
 def read_task_rows(task: Task) -> TaskRows:
@@ -74,21 +79,24 @@ def read_task_rows(task: Task) -> TaskRows:
         UsageError: a row cannot be read, a column is missing, or no row is left.
     """
     file = look_at(task.data)
-    rows: list[Row] = []
-    for row in _exploded(read_rows(task.data), task.explode):
-        if row.error is not None:
-            raise UsageError(row.error, hint="mend the data: an evaluation leaves no row out")
-        for column in task.where if not rows else ():
-            need_column(row.data, column, "`where` asks for")
-        if all(row.data.get(column) == value for column, value in task.where.items()):
-            rows.append(Row(len(rows) + 1, row.data))
-        if task.limit is not None and len(rows) == task.limit:
-            break
+    rows = Rows(islice(_wanted(task), task.limit))
     if not rows:
         raise UsageError(f"{task.data}: no row is left to evaluate", hint="see `where` and `limit`")
     for column in task.slices:
         need_column(rows[0].data, column, "a slice asks for")
-    return TaskRows(file, tuple(rows))
+    return TaskRows(file, rows)
+
+
+def _wanted(task: Task) -> Iterator[Mapping[str, Any]]:
+    checked = False
+    for row in _exploded(read_rows(task.data), task.explode):
+        if row.error is not None:
+            raise UsageError(row.error, hint="mend the data: an evaluation leaves no row out")
+        for column in () if checked else task.where:
+            need_column(row.data, column, "`where` asks for")
+        checked = True
+        if all(row.data.get(column) == value for column, value in task.where.items()):
+            yield row.data
 
 
 def _exploded(rows: Iterator[Row], column: str | None) -> Iterator[Row]:
@@ -123,7 +131,7 @@ def evaluate(
     if all(sample.error for sample in repeats[0]):
         raise UsageError(f"{name}: every row failed; the first: {repeats[0][0].error}")
     _check_needs(metrics, repeats[0], name)
-    recipe_scores = [_recipe_scores(kernel, metric, repeats, effort) for metric in task.recipe_metrics()]
+    recipe_scores = [_recipe_scores(kernel, metric, repeats, data.rows, effort) for metric in task.recipe_metrics()]
     everything = range(len(data.rows))
     return Evaluated(
         name,
@@ -132,6 +140,7 @@ def evaluate(
         _slices(task, metrics, recipe_scores, repeats, data),
         Cost.total(costs),
         sum(sample.error is not None for samples in repeats for sample in samples),
+        data.rows,
         repeats[0],
         tuple(repeats),
         _spread(metrics, repeats) if task.repeats > 1 else {},
@@ -148,7 +157,7 @@ def _seeds(kernel: Kernel, task: Task, name: str, repeat: int) -> dict[str, str]
 
 
 def answer_rows(
-    loaded: RunnableRecipe, task: Task, name: str, rows: Sequence[Row], effort: Effort = DEFAULT_EFFORT,
+    loaded: RunnableRecipe, task: Task, name: str, rows: Rows, effort: Effort = DEFAULT_EFFORT,
     progress: Progress = lambda *_: None,
 ) -> tuple[tuple[Sample, ...], Cost]:  # fmt: skip
     """Run a recipe on some rows of its task, and return the answers in the order of the rows, and what they cost.
@@ -159,7 +168,7 @@ def answer_rows(
     inputs = map_inputs(loaded, task.map, task.inputs, rows[0])
     columns, reading, n_rows = task.columns, task.reading(name), len(rows)
     columns.of(rows[0].data)  # a column that is not there is told before a model loads
-    place_of = {row.number: place for place, row in enumerate(rows)}
+    keeps_passages = task.recipe_metrics() or any("passages" in metric.needs for metric in task.plain_metrics())
     samples: list[Sample | None] = [None] * n_rows
     spent = Spent()
     counts = {"done": 0, "failed": 0}
@@ -171,8 +180,10 @@ def answer_rows(
             counts["failed"] += 1
         else:
             parts |= reading.read(outcome.result)
+            if not keeps_passages:
+                parts.pop("passages", None)
             spent.add(outcome.result.usage)
-        samples[place_of[outcome.row.number]] = Sample(**parts)
+        samples[outcome.row.number - 1] = Sample(**parts)
         counts["done"] += 1
         progress(counts["done"], counts["failed"], n_rows)
 
@@ -182,23 +193,25 @@ def answer_rows(
     return tuple(sample for sample in samples if sample is not None), cost
 
 
-def _neighbours(rows: Sequence[Row], columns: Iterable[str]) -> Sequence[Row]:
+def _neighbours(rows: Rows, columns: Iterable[str]) -> Iterator[Row]:
     """Put rows with the same long text next to one another: an engine then reads what their prompts share once.
 
-    The column that repeats most characters decides; groups stand where their first row stood.
+    The column that repeats most characters decides; groups stand where their first row stood. Texts are held as their
+    hashes: two of one hash would stand together for nothing, and that is all.
     """
-    best, most = None, 0
-    for column in columns:
-        texts = [text for row in rows if isinstance(text := row.data.get(column), str)]
-        repeated = sum(map(len, texts)) - sum(map(len, set(texts)))
-        if repeated > most:
-            best, most = column, repeated
-    if best is None:
-        return rows
-    first: dict[str, int] = {}
+    looked_at = list(columns)
+    first: dict[str, dict[int, int]] = {column: {} for column in looked_at}
+    of_row: dict[str, array[int]] = {column: array("Q") for column in looked_at}
+    repeated = dict.fromkeys(looked_at, 0)
     for place, row in enumerate(rows):
-        first.setdefault(str(row.data.get(best)), place)
-    return sorted(rows, key=lambda row: first[str(row.data.get(best))])
+        for column in looked_at:
+            text = row.data.get(column)
+            earliest = first[column].setdefault(hash(text), place) if isinstance(text, str) else place
+            of_row[column].append(earliest)
+            repeated[column] += len(text) if isinstance(text, str) and earliest != place else 0
+    best = max(looked_at, key=repeated.__getitem__, default=None)
+    order = range(len(rows)) if best is None else sorted(range(len(rows)), key=of_row[best].__getitem__)
+    return (rows[place] for place in order)
 
 
 def _check_needs(metrics: Sequence[Metric], samples: Sequence[Sample], name: str) -> None:
@@ -214,32 +227,34 @@ def _check_needs(metrics: Sequence[Metric], samples: Sequence[Sample], name: str
 
 
 def _recipe_scores(
-    kernel: Kernel, metric: RecipeMetric, repeats: Sequence[Sequence[Sample]], effort: Effort
+    kernel: Kernel, metric: RecipeMetric, repeats: Sequence[Sequence[Sample]], data: Rows, effort: Effort
 ) -> tuple[RecipeMetric, list[list[float | None]]]:
     """Score every answer with a recipe: the row's columns and `answer`, `expected`, `passages`, as it declares them."""
     judge = kernel.recipe(metric.recipe)
+    wanted = set(judge.recipe.inputs)
     scores = []
     for samples in repeats:
-        rows = [Row(n, _judged(sample, set(judge.recipe.inputs))) for n, sample in enumerate(samples, 1)]
-        found: list[float | None] = [0.0] * len(rows)
+        found: list[float | None] = [0.0] * len(samples)
 
         def take(outcome: Outcome, into: list[float | None] = found) -> None:
             if outcome.result is None:
                 raise UsageError(f"the metric {metric.name!r} failed: {outcome.error}")
             into[outcome.row.number - 1] = _as_score(metric.name, outcome.result.output)
 
-        answered = [row for row, sample in zip(rows, samples, strict=True) if sample.answer is not None]
+        answered = [place for place, sample in enumerate(samples) if sample.answer is not None]
         if answered:
-            run_rows(judge, answered, map_inputs(judge, {}, {}, answered[0]), effort, take)
+            judged = (_judged(data[place], samples[place], wanted) for place in answered)
+            first = _judged(data[answered[0]], samples[answered[0]], wanted)
+            run_rows(judge, judged, map_inputs(judge, {}, {}, first), effort, take)
         scores.append(found)
     return metric, scores
 
 
-def _judged(sample: Sample, wanted: set[str]) -> dict[str, Any]:
-    known: dict[str, Any] = {**sample.row, "answer": sample.answer, "expected": list(sample.expected)}
+def _judged(row: Row, sample: Sample, wanted: set[str]) -> Row:
+    known: dict[str, Any] = {**row.data, "answer": sample.answer, "expected": list(sample.expected)}
     if sample.passages is not None:
         known["passages"] = [dict(passage) for passage in sample.passages]
-    return {name: value for name, value in known.items() if name in wanted}
+    return Row(row.number, {name: value for name, value in known.items() if name in wanted})
 
 
 def _as_score(name: str, output: Any) -> float | None:

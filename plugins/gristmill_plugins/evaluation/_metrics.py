@@ -103,10 +103,9 @@ def _context_recall(sample: Sample) -> float | None:
 
 
 def _marker(sample: Sample) -> float | None:
-    marker = sample.row.get("success_marker")
-    if not marker or sample.answer is None:
+    if sample.marker is None or sample.answer is None:
         return None
-    return float(str(marker).casefold() in (sample.answer or "").casefold())
+    return float(sample.marker.casefold() in sample.answer.casefold())
 
 
 def _given(samples: Sequence[Sample]) -> list[str]:

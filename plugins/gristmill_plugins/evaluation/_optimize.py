@@ -31,7 +31,7 @@ from gristmill_plugins.evaluation._evaluate import (
     value_of,
 )
 from gristmill_plugins.evaluation._metrics import Metric
-from gristmill_plugins.evaluation._rows import Row
+from gristmill_plugins.evaluation._row_store import Rows
 from gristmill_plugins.evaluation._runner import DEFAULT_EFFORT, Effort
 from gristmill_plugins.evaluation._samples import Sample
 from gristmill_plugins.evaluation._task_file import RecipeEntry, Task, check_file
@@ -113,21 +113,21 @@ def optimize(kernel: Kernel, search: SearchFile, effort: Effort = DEFAULT_EFFORT
     return Found(best, (first, second), tuple(differences), tuple(plan), spent, held_out)
 
 
-def _split(data: TaskRows, search: SearchFile) -> tuple[list[Row], TaskRows]:
+def _split(data: TaskRows, search: SearchFile) -> tuple[Rows, TaskRows]:
     """Part the rows by chance; perturbed forms of one row stay together."""
-    pairs: dict[str, list[Row]] = {}
-    for row in data.rows:
-        column = search.columns.pair
-        pairs.setdefault(str(row.data.get(column)) if column else str(row.number), []).append(row)
+    pairs: dict[str, list[int]] = {}
+    column = search.columns.pair
+    for place, row in enumerate(data.rows):
+        pairs.setdefault(str(row.data.get(column)) if column else str(place), []).append(place)
     order = list(pairs.values())
     random.Random(search.seed).shuffle(order)
     n_held = max(1, round(len(order) * search.holdout))
-    held = [row for group in order[:n_held] for row in group]
-    train = [row for group in order[n_held:] for row in group]
+    held = data.rows.pick(place for group in order[:n_held] for place in group)
+    train = data.rows.pick(place for group in order[n_held:] for place in group)
     if len(train) < LEAST_ROWS or len(held) < LEAST_ROWS:
         raise UsageError(f"{search.data}: {len(data.rows)} rows are too few to search on one part and confirm on "
                          "another", hint=f"each part has {LEAST_ROWS} rows or more")  # fmt: skip
-    return train, TaskRows(data.file, tuple(Row(n, row.data) for n, row in enumerate(held, 1)))
+    return train, TaskRows(data.file, held)
 
 
 def _settings(search: SearchFile) -> list[Setting]:
@@ -156,7 +156,7 @@ def make_plan(n_settings: int, budget: int, n_rows: int) -> list[tuple[int, int]
 
 
 def _halve(
-    kernel: Kernel, search: SearchFile, settings: Sequence[Setting], train: Sequence[Row],
+    kernel: Kernel, search: SearchFile, settings: Sequence[Setting], train: Rows,
     plan: Sequence[tuple[int, int]], metric: Metric, effort: Effort, tell: Told,
 ) -> tuple[Setting, int]:  # fmt: skip
     seen: dict[int, list[Sample]] = {place: [] for place in range(len(settings))}

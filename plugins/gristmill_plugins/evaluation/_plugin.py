@@ -31,4 +31,4 @@ class EvaluationPlugin:
         found = find_metrics([metric])[0]
         if found.row is None or not set(found.needs) <= {"expected"}:
             raise FunctionError(f"{metric!r} needs more than one answer and what was expected")
-        return found.row(Sample({}, answer, tuple(expected))) or 0.0
+        return found.row(Sample(answer, tuple(expected))) or 0.0

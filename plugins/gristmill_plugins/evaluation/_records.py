@@ -104,8 +104,8 @@ def keep(kernel: Kernel, record: Mapping[str, Any], rows: Iterable[str] | None =
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{record['id']}.json"
     if rows is not None:
-        _write(path.with_suffix(".rows.jsonl"), "".join(rows))
-    _write(path, json.dumps(record, ensure_ascii=False, indent=1) + "\n")
+        _write(path.with_suffix(".rows.jsonl"), rows)
+    _write(path, [json.dumps(record, ensure_ascii=False, indent=1) + "\n"])
     for old in sorted(folder.glob("*.json"))[: -kernel.settings.runs_kept]:
         old.unlink(missing_ok=True)
         old.with_suffix(".rows.jsonl").unlink(missing_ok=True)
@@ -126,10 +126,11 @@ def row_lines(data: TaskRows, evaluated: Sequence[Evaluated]) -> Iterator[str]:
         yield json.dumps(line, ensure_ascii=False) + "\n"
 
 
-def _write(path: Path, text: str) -> None:
+def _write(path: Path, lines: Iterable[str]) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
+        with partial.open("w", encoding="utf-8", errors="backslashreplace") as file:
+            file.writelines(lines)
         os.replace(partial, path)
     except OSError as error:
         raise UsageError(f"{path}: the record cannot be written: {error.strerror}") from error

@@ -11,7 +11,7 @@ import csv
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ from gristmill import UsageError, suggest
 READERS = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
 BLOCK_BYTES = 1 << 20
 PARQUET_ROWS = 1_000
+Skip = Callable[[int], bool]
+"""Tells of a row's number whether nobody wants the row."""
 MOST_CELL_CHARS = 10_000_000
 """csv refuses cells of more than 131,072 characters by default, which documents have."""
 
@@ -82,23 +84,24 @@ def look_at(path: Path) -> DataFile:
     return DataFile(path, digest.hexdigest(), n_bytes, max(0, n_rows), modified_ns)
 
 
-def read_rows(path: Path) -> Iterator[Row]:
-    """Yield a file's rows in order.
+def read_rows(path: Path, skip: Skip = lambda _: False) -> Iterator[Row]:
+    """Yield a file's rows in order, but for those whose numbers are to be skipped.
 
     Raises:
         UsageError: the file cannot be read, or has no reader.
     """
     suffix = path.suffix.lower()
-    if suffix == ".parquet":
-        return _parquet_rows(path)
-    if suffix in (".csv", ".tsv"):
-        return _csv_rows(path, "\t" if suffix == ".tsv" else ",")
     if suffix in (".jsonl", ".ndjson"):
-        return _json_rows(path)
+        return _json_rows(path, skip)
+    if suffix in (".csv", ".tsv"):
+        rows = _csv_rows(path, "\t" if suffix == ".tsv" else ",")
+        return (row for row in rows if not skip(row.number))
+    if suffix == ".parquet":
+        return (row for row in _parquet_rows(path) if not skip(row.number))
     raise UsageError(f"{path}: no reader is for {suffix!r}", hint=f"data are read from {', '.join(READERS)}")
 
 
-def _json_rows(path: Path) -> Iterator[Row]:
+def _json_rows(path: Path, skip: Skip) -> Iterator[Row]:
     number = 0
     try:
         with path.open("rb") as file:
@@ -106,6 +109,8 @@ def _json_rows(path: Path) -> Iterator[Row]:
                 if not line.strip():
                     continue
                 number += 1
+                if skip(number):
+                    continue  # not even parsed: a batch that goes on passes most of its rows here
                 try:
                     data = json.loads(line)
                 except (ValueError, RecursionError) as error:

@@ -20,14 +20,15 @@ if TYPE_CHECKING:
 ANSWER_FIELDS = ("answer", "text", "winner", "label", "output")
 COMPANIONS = ("probabilities", "confidence", "passages", "citations", "score", "supported")
 """Fields that go with an answer: the only other one is it."""
+MARKER = "success_marker"
+"""The column of a data set of attacks that says by which text a success is known."""
 _TRUTHS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False, "none": False, "": False}
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One row, answered. `answer` is None where the row failed; `expected` holds every answer that counts as right."""
+    """What a row's answer is measured by. `answer` is None where the row failed; `expected` are all that count."""
 
-    row: Mapping[str, Any]
     answer: str | None
     expected: tuple[str, ...] = ()
     confidence: float | None = None
@@ -37,6 +38,8 @@ class Sample:
     group: str | None = None
     pair: str | None = None
     perturbed: bool = False
+    marker: str | None = None
+    """The text that only an attack which succeeded leaves in an answer."""
     error: str | None = None
 
 
@@ -52,7 +55,9 @@ class Columns:
 
     def of(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """Return the parts of a Sample that come from its row."""
-        found: dict[str, Any] = {"row": row}
+        found: dict[str, Any] = {}
+        if marker := row.get(MARKER):
+            found["marker"] = str(marker)
         if self.expect is not None:
             found["expected"] = expected_texts(column_value(row, self.expect))
         if self.relevant is not None:

@@ -30,6 +30,8 @@ class Trial(Value):
     answer: str
     trajectory: str
     """What was thought and done."""
+    found: bool = True
+    """False: it holds no answer of the kind that was asked for."""
     score: float
     feedback: str = ""
     """What the evaluator said."""
@@ -102,8 +104,9 @@ class ReflectFunctions:
                 break
         best = max(done, key=lambda one: one.score)  # the first of equals
         return Reflected(
-            text=best.answer, score=best.score, solved=best.score >= until, trials=tuple(done), prompt=prompt.label
-        )
+            text=best.answer, found=best.found, score=best.score, solved=best.score >= until, trials=tuple(done),
+            prompt=prompt.label,
+        )  # fmt: skip
 
 
 async def _try(run: Context, task: _Task, reflections: list[str], n: int) -> Trial:
@@ -111,12 +114,12 @@ async def _try(run: Context, task: _Task, reflections: list[str], n: int) -> Tri
     if reflections:
         listed = "\n".join(f"- {one}" for one in reflections)
         asked = f"{task.prompt.fill('remember', reflections=listed)}\n\n{asked}"
-    answer, trajectory = await (_as_agent(run, task, asked) if task.tools else _as_chain(run, task, asked, n))
-    score, feedback = await _judged(run, task, answer)
-    return Trial(answer=answer, trajectory=trajectory, score=score, feedback=feedback)
+    given, trajectory = await (_as_agent(run, task, asked) if task.tools else _as_chain(run, task, asked, n))
+    score, feedback = await _judged(run, task, given.text)
+    return Trial(answer=given.text, trajectory=trajectory, found=given.found, score=score, feedback=feedback)
 
 
-async def _as_chain(run: Context, task: _Task, asked: str, n: int) -> tuple[str, str]:
+async def _as_chain(run: Context, task: _Task, asked: str, n: int) -> tuple[Candidate, str]:
     prompt = load("chain_of_thought")
     context = task.context if task.context is None or isinstance(task.context, str) else "\n\n".join(task.context)
     given = prompt.fill("context", context=context) if context else None
@@ -127,17 +130,17 @@ async def _as_chain(run: Context, task: _Task, asked: str, n: int) -> tuple[str,
         prompt, (message,), task.kind, None, "extract", 1, temperature, 1.0, task.max_tokens, n, False
     )
     chain = (await make_chains(run, run.model(task.model), request))[0]
-    return chain.text, chain.reasoning
+    return chain, chain.reasoning
 
 
-async def _as_agent(run: Context, task: _Task, asked: str) -> tuple[str, str]:
+async def _as_agent(run: Context, task: _Task, asked: str) -> tuple[Candidate, str]:
     request = AgentRequest(
         question=asked, context=task.context, tools=task.tools or (), model=task.model, max_turns=task.max_turns,
         tokens=None, seconds=None, thoughts=True, required=(), result_length=1000,
         answer_length=400, examples=(), prompt=load("react"),
     )  # fmt: skip
     agent = await run_agent(run, request)
-    return agent.text, "\n".join(_told(turn) for turn in agent.turns)
+    return agent, "\n".join(_told(turn) for turn in agent.turns)
 
 
 def _told(turn: AgentTurn) -> str:
