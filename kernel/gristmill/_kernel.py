@@ -81,6 +81,9 @@ class Kernel:
         self._thread: threading.Thread | None = None
         self._threads: Threads | None = None
         self._lock = threading.Lock()
+        """Of starting and closing."""
+        self._making = threading.RLock()
+        """Of what is made when it is first asked for, so that threads that ask at once get the same one."""
         self._closed = False
         self._face: Any = None
 
@@ -98,7 +101,7 @@ class Kernel:
     @property
     def memory(self) -> Memory:
         """Semantic memory: `remember`, `recall` and the rest; nothing is opened before it is used."""
-        with self._lock:
+        with self._making:
             if self._memory is None:
                 from gristmill._memory._open import open_memory
 
@@ -107,12 +110,13 @@ class Kernel:
 
     def _semantic_index(self) -> SemanticIndex | None:
         """Return the earlier prompts of the prompt cache; None without one."""
-        if self.cache is not None and self._semantic is None:
-            from gristmill._memory._open import DEFAULT_EMBEDDER
-            from gristmill._semantic._index import SemanticIndex
+        with self._making:
+            if self.cache is not None and self._semantic is None:
+                from gristmill._memory._open import DEFAULT_EMBEDDER
+                from gristmill._semantic._index import SemanticIndex
 
-            self._semantic = SemanticIndex(self.cache.directory, lambda: self.embedder(DEFAULT_EMBEDDER))
-        return self._semantic
+                self._semantic = SemanticIndex(self.cache.directory, lambda: self.embedder(DEFAULT_EMBEDDER))
+            return self._semantic
 
     def _memory_of(self, declared: ModelDeclaration | None) -> Memory:
         """Return semantic memory in a store that a recipe declares; equal declarations share one."""
@@ -132,9 +136,10 @@ class Kernel:
         Raises:
             PluginError: semantic-kernel is not installed.
         """
-        if self._face is None:
-            self._face = self.registry.plugin("semantic_kernel").plugin.make_face(self)
-        return self._face
+        with self._making:
+            if self._face is None:
+                self._face = self.registry.plugin("semantic_kernel").plugin.make_face(self)
+            return self._face
 
     def embedder(self, provider: str, arguments: Mapping[str, Any] | None = None) -> Embedder:
         """Return an embedder by its provider, as under `models:` of a recipe. Loads nothing by itself.
@@ -189,13 +194,14 @@ class Kernel:
         """Return the model that a recipe declares; equal declarations share one. Loads nothing by itself."""
         arguments = dict(declaration.arguments)
         key = json.dumps([declaration.provider.name, arguments], sort_keys=True, default=str)
-        if key not in self._models:
-            model = declaration.provider.call(**arguments)
-            if isinstance(model, Model):
-                self._residents.watch(model)
-                model.on_loading = lambda fraction: self._tell_loading(model.name, fraction)
-            self._models[key] = model
-        return self._models[key]
+        with self._making:
+            if key not in self._models:
+                model = declaration.provider.call(**arguments)
+                if isinstance(model, Model):
+                    self._residents.watch(model)
+                    model.on_loading = lambda fraction: self._tell_loading(model.name, fraction)
+                self._models[key] = model
+            return self._models[key]
 
     def _tell_loading(self, name: str, fraction: float) -> None:
         for listener in list(self.listeners):

@@ -29,14 +29,15 @@ class RecipeLibrary:
 
     def _scan(self) -> dict[str, list[Path]]:
         if self._files is None:
-            self._files = {}
+            files: dict[str, list[Path]] = {}
             modules = dict.fromkeys(point.value for point in importlib.metadata.entry_points(group=GROUP))
             for module in modules:
                 spec = importlib.util.find_spec(module)
                 for folder in (spec.submodule_search_locations or ()) if spec else ():
                     for path in sorted(Path(folder).glob("*.yaml")):
                         if not path.name.endswith(".test.yaml"):
-                            self._files.setdefault(path.stem, []).append(path)
+                            files.setdefault(path.stem, []).append(path)
+            self._files = files  # whole at once: other threads may look meanwhile
         return self._files
 
     def find(self, recipe: str | Path) -> Path:

@@ -10,6 +10,7 @@ import importlib.metadata
 import importlib.util
 import json
 import sys
+import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +53,8 @@ class Registry:
         for path in files:
             self._add(path.stem, _Source(str(path), lambda path=path: _load_file(path)))
         self._scanned = False
+        self._lock = threading.RLock()
+        """Threads may ask at once: who comes while another reads waits for it, and never sees a part."""
 
     def add_snapshot(self, path: Path, settings: Mapping[str, Any]) -> None:
         """Offer the tools of a snapshot (`gristmill plugins sync`) as plugins; whichever is called
@@ -78,15 +81,17 @@ class Registry:
 
     def _scan(self) -> dict[str, list[_Source]]:
         """Read the entry points once: 20 ms in an environment of 80 distributions."""
-        if not self._scanned:
-            self._scanned = True
+        with self._lock:
+            if self._scanned:
+                return self._sources
             seen = set()
             for point in importlib.metadata.entry_points(group=GROUP):
                 distribution = f"{point.dist.name} {point.dist.version}" if point.dist else "an unknown distribution"
                 if (point.name, point.value, distribution) not in seen:  # one environment on sys.path twice
                     seen.add((point.name, point.value, distribution))
                     self._add(point.name, _Source(distribution, point.load))
-        return self._sources
+            self._scanned = True
+            return self._sources
 
     def names(self) -> list[str]:
         """Return the names of all plugins; none is imported."""
@@ -98,9 +103,10 @@ class Registry:
         Raises:
             PluginError: there is none, two collide, or it cannot be used.
         """
-        if name not in self._read:
-            self._read[name] = self._load(name)
-        found = self._read[name]
+        with self._lock:
+            if name not in self._read:
+                self._read[name] = self._load(name)
+            found = self._read[name]
         if isinstance(found, PluginError):
             raise found
         return found
