@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import math
 import os
@@ -301,6 +302,16 @@ def test_chunks_are_pieces_of_the_text_and_cover_it(words: list[str], size: int,
         covered.update(range(chunk.start, chunk.end))
         assert part.line_at(chunk.start) == text.count("\n", 0, chunk.start) + 1
     assert all(text[i].isspace() for i in range(len(text)) if i not in covered)
+
+
+@pytest.mark.parametrize("overlap", [0, 4, 8])
+def test_chunks_of_a_text_that_repeats_itself_follow_one_another(overlap: int) -> None:
+    text = "A stone. " * 40
+    chunks = Chunker(SplitOptions("sentence", 16, overlap)).chunks(Part(text, lines=line_starts(text), headings=[]))
+    for before, chunk in itertools.pairwise(chunks):
+        assert before.start < chunk.start <= before.end + 1
+        assert overlap or chunk.start == before.end + 1
+    assert (chunks[0].start, chunks[-1].end) == (0, len(text) - 1)
 
 
 @given(st.text())

@@ -194,7 +194,7 @@ def _record(line: bytes) -> dict[str, Any] | None:
     if not line.endswith(b"\n"):
         return None
     try:
-        record = json.loads(line)
+        record = json.loads(line.decode())
     except ValueError:
         return None
     good = isinstance(record, dict) and type(record.get("row")) is int and ("output" in record) != ("error" in record)

@@ -26,6 +26,7 @@ _WIDE = "\u2e80-\ud7ff\uf900-\ufaff"
 _TOKEN = re.compile(rf"[{_WIDE}]|[^\W\d_{_WIDE}]{{1,8}}|[\d_]|[^\w\s]")
 
 # After a full stop, and closing quotes, white space and no small letter; after a CJK stop; at a line's end.
+_NO_SPACE = re.compile(r"\S")
 _SENTENCE_END = re.compile(r"""[.!?…]["'”’)\]]*\s+(?=[^\sa-z])|[。！？]["'”’」』）]*\s*|\n+""")
 
 
@@ -105,7 +106,8 @@ class Chunker:
         if self._count(chunk.text) <= self.options.size:
             yield chunk
             return
-        yield from _located(chunk.text, self._sentence_splitter().split_text(chunk.text), chunk.start)
+        pieces = self._sentence_splitter().split_text(chunk.text)
+        yield from _located(chunk.text, pieces, chunk.start, overlap=self.options.overlap > 0)
 
     def _sentence_splitter(self) -> Any:
         if self._by_sentence is None:
@@ -131,14 +133,20 @@ class Chunker:
         return [node.get_content() for node in nodes]
 
 
-def _located(text: str, pieces: Sequence[str], base: int) -> Iterator[Chunk]:
-    """Yield each piece, without white space around it, with where it stands in `text` plus `base`."""
-    start, end = -1, 0
-    for piece in pieces:
-        piece = piece.strip()
+def _located(text: str, pieces: Sequence[str], base: int, *, overlap: bool = False) -> Iterator[Chunk]:
+    """Yield each piece, without white space around it, with where it stands in `text` plus `base`.
+
+    A text that repeats itself holds a piece more than once: it stands where the one before it ended or, with `overlap`,
+    at the last place that leaves nothing out between the two.
+    """
+    end = 0
+    for piece in map(str.strip, pieces):
         if not piece:
             continue
-        # Each piece begins after the one before it began, and ends after it ended.
-        start = text.index(piece, max(start + 1, end - len(piece) + 1))
-        end = start + len(piece)
+        after = _NO_SPACE.search(text, end)
+        following = after.start() if after else len(text)
+        start = text.rfind(piece, 0, following + len(piece)) if overlap else following
+        if not text.startswith(piece, start):
+            raise AssertionError(f"a piece is not in the text it was cut from: {piece!r:.60}")
+        end = max(end, start + len(piece))
         yield Chunk(piece, base + start)
