@@ -107,7 +107,8 @@ class Chunker:
             yield chunk
             return
         pieces = self._sentence_splitter().split_text(chunk.text)
-        yield from _located(chunk.text, pieces, chunk.start, overlap=self.options.overlap > 0)
+        most = self.options.overlap
+        yield from _located(chunk.text, pieces, chunk.start, (lambda text: self._count(text) <= most) if most else None)
 
     def _sentence_splitter(self) -> Any:
         if self._by_sentence is None:
@@ -133,20 +134,35 @@ class Chunker:
         return [node.get_content() for node in nodes]
 
 
-def _located(text: str, pieces: Sequence[str], base: int, *, overlap: bool = False) -> Iterator[Chunk]:
+def _located(
+    text: str, pieces: Sequence[str], base: int, overlap: Callable[[str], bool] | None = None
+) -> Iterator[Chunk]:
     """Yield each piece, without white space around it, with where it stands in `text` plus `base`.
 
-    A text that repeats itself holds a piece more than once: it stands where the one before it ended or, with `overlap`,
-    at the last place that leaves nothing out between the two.
+    A text that repeats itself holds a piece more than once: it stands where the one before it ended. Where pieces
+    overlap, it stands as far back as `overlap`, asked about what both hold, allows, and the last at the end.
     """
-    end = 0
-    for piece in map(str.strip, pieces):
+    start = end = 0
+    last = next((i for i in reversed(range(len(pieces))) if pieces[i].strip()), 0)
+    for i, piece in enumerate(map(str.strip, pieces)):
         if not piece:
             continue
         after = _NO_SPACE.search(text, end)
         following = after.start() if after else len(text)
-        start = text.rfind(piece, 0, following + len(piece)) if overlap else following
+        places = [following]
+        if overlap is not None and i:
+            places = list(_places(text, piece, max(start + 1, end - len(piece) + 1), following)) or places
+            places = [place for place in places if overlap(text[place:end])] or places
+        start = places[-1 if i == last else 0]
         if not text.startswith(piece, start):
             raise AssertionError(f"a piece is not in the text it was cut from: {piece!r:.60}")
-        end = max(end, start + len(piece))
+        end = start + len(piece)
         yield Chunk(piece, base + start)
+
+
+def _places(text: str, piece: str, first: int, last: int) -> Iterator[int]:
+    """Yield where a text holds a piece, from one place to another."""
+    place = text.find(piece, first, last + len(piece))
+    while place >= 0:
+        yield place
+        place = text.find(piece, place + 1, last + len(piece))
