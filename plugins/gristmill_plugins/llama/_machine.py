@@ -27,6 +27,20 @@ def default_threads() -> int:
     return n_threads if share is None else max(1, min(n_threads, math.ceil(share)))
 
 
+def wants_processor(pid: int) -> bool:
+    """Tell whether a thread of a process runs or could run, or waits for a disk: it is slow, and does not hang.
+
+    False where the system does not say, and of a process that was stopped or is gone.
+    """
+    with contextlib.suppress(OSError, IndexError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            with contextlib.suppress(OSError):  # a thread that ended meanwhile
+                state = (task / "stat").read_text().rpartition(")")[2].split()[0]
+                if state in ("R", "D"):
+                    return True
+    return False
+
+
 def _allowed_cores() -> frozenset[int]:
     if hasattr(os, "sched_getaffinity"):
         return frozenset(os.sched_getaffinity(0))

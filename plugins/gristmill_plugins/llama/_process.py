@@ -24,10 +24,11 @@ from typing import Any, BinaryIO, cast
 
 from gristmill import BusyError, GristmillError, ModelError
 from gristmill_plugins.llama import _protocol
+from gristmill_plugins.llama._machine import wants_processor
 
 SILENCE_S = 30.0
-"""A process with work says that it is alive every second; one that is silent for so long hangs. On two cores with 13
-processes at work, a healthy one was seen silent for 8 seconds."""
+"""A process with work says that it is alive every second; one that is silent for so long hangs, unless it waits for the
+machine: with 30 processes at work on two cores, healthy ones were silent for as long."""
 STEP_S = 300.0
 """A process that says so, but has been at one step for this long, is caught in native code. A step is at most one
 batch; a model that reads 256 tokens more slowly than this is of no use."""
@@ -125,6 +126,8 @@ class EngineProcess:
             if not self._calls:
                 continue
             waited_s = time.monotonic() - max(self._heard, min(call.since for call in self._calls.values()))
+            if waited_s > SILENCE_S and waited_s < STEP_S and self.pid is not None and wants_processor(self.pid):
+                continue
             if waited_s > SILENCE_S or self._step_s > STEP_S:
                 silent = f"gave no sign of life for {SILENCE_S:g} seconds"
                 caught = f"was at one step for {STEP_S:g} seconds"
