@@ -356,6 +356,18 @@ def test_short_prompts_are_read_all_at_once_before_long_ones() -> None:
     assert all(one.answers for one in short)
 
 
+def test_a_long_prompt_is_read_however_many_short_ones_come() -> None:
+    scheduler = make(FakeBackend(n_batch=8, n_ctx=4096))
+    long = Greedy([7] * 200, 1)
+    scheduler.add(long.start())
+    for n in range(200):
+        scheduler.add(Greedy([n % 7 + 1] * 8, 1).start())
+        scheduler.step()
+        if long.answers:
+            break
+    assert long.answers
+
+
 def test_where_it_pays_prompts_are_read_in_steps_of_their_own_between_those_of_answers() -> None:
     backend = FakeBackend(n_batch=128, n_ctx=4096)
     scheduler = make(backend, reads_apart=True)
