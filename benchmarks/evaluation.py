@@ -4,12 +4,13 @@
     python benchmarks/evaluation.py --data DATA --rows 100 --rounds 2
 
 squad.jsonl has `question`, `context` and `answers`; boolq.jsonl `question`, `context` and `answer`. For squad a short
-answer is written, greedily, to the end of its first line; for boolq the model chooses yes or no by their log-probabilities (the
-peers: by those of the first token of each). The loop is `llama_cpp.Llama`, one call after another, with its own reuse
-of a common prefix. llama-server is xllamacpp's, with 8 slots, asked over HTTP by 16 threads, so that every slot always
-has a request. All use all cores. Each round gives every contender the same rows, and other rows than the round before,
-in turns; each contender has a process of its own, and its model is loaded before the clock starts. gristmill then
-evaluates again, from its cache, in the same process. Processor seconds are the contender's, its engine's included.
+answer is written, greedily, to the end of its first line; for boolq the model chooses yes or no by their log-
+probabilities (the peers: by those of the first token of each). The loop is `llama_cpp.Llama`, one call after another,
+with its own reuse of a common prefix. llama-server is xllamacpp's, with 8 slots, asked over HTTP by 16 threads, so
+that every slot always has a request. All use all cores. Each round gives every contender the same rows, and other
+rows than the round before, in turns; each contender has a process of its own, and its model is loaded before the
+clock starts. gristmill then evaluates again, from its cache, in the same process. Processor seconds are the
+contender's, its engine's included.
 """
 
 from __future__ import annotations
