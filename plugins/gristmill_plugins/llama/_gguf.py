@@ -74,7 +74,7 @@ def check_adapter(path: str | Path, base: GGUFHeader) -> GGUFHeader:
 
 
 def _refuse(header: GGUFHeader, problems: Iterable[str], hint: str) -> None:
-    found = list(itertools.islice(problems, 1000))
+    found = list(dict.fromkeys(itertools.islice(problems, 1000)))  # both matrices of a pair may have one fault
     if not found:
         return
     shown = found[:_MOST_SHOWN]
