@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 """Raised when the same file and options give other chunks, so that all are made anew."""
 BATCH = 512
-"""Chunks that are embedded together, and then staged while the next ones are: a kill can cost two batches."""
+"""Chunks that are embedded and staged together: what a kill can cost."""
 _STAMP_TELLS_NS = 2 * 10**9
 """A file that changed this recently may change again within the tick of its clock."""
 OnError = Literal["skip", "stop"]
@@ -66,17 +66,6 @@ class Tally:
     skipped: list[tuple[str, str]] = field(default_factory=list)
 
 
-@dataclass(slots=True)
-class Batch:
-    """Chunks on their way into the index."""
-
-    chunks: list[StagedChunk] = field(default_factory=list)
-    rows: np.ndarray | None = None
-    """Their vectors, `(n, dim) float32`; None before they are embedded, and where passages are found by words alone."""
-    complete: list[int] = field(default_factory=list)
-    """Versions that have all their chunks once these are staged."""
-
-
 class Build:
     """One run over the files that were found."""
 
@@ -87,9 +76,8 @@ class Build:
         self.tally = Tally(skipped=list(found.skipped))
         self._note = note
         self._settings = json.dumps([FORMAT, plan.stand.fingerprint, plan.stand.options], sort_keys=True)
-        self._batch = Batch()
-        self._embedded = Batch()
-        """Waits to be staged."""
+        self._batch: list[StagedChunk] = []
+        self._complete: list[int] = []
 
     def changed(self, before: Stand, rows: Mapping[str, FileRow], *, again: bool) -> list[Source]:
         """Return the files that may differ from the generation's; with `again` also those that could not be read."""
@@ -109,7 +97,6 @@ class Build:
             files[source.path] = await self._file(source, progress)
             progress.file_done(source.size_bytes)
         await self._flush()
-        await self._stage(self._embedded)
         if self._is_published(before, rows, files):
             await _to_the_end(self.index.touch, {p: row for p, row in files.items() if row != rows[p]})
             return before
@@ -152,46 +139,34 @@ class Build:
 
     async def _stage_parts(self, version: int, parts: Sequence[Part], source: Source, progress: Progress) -> None:
         splitting = Splitting(version, parts, self.plan.chunker, str(self.plan.stand.fingerprint))
-        while some := await asyncio.to_thread(splitting.take, BATCH - len(self._batch.chunks)):
-            self._batch.chunks += some
-            if len(self._batch.chunks) >= BATCH:
+        while some := await asyncio.to_thread(splitting.take, BATCH - len(self._batch)):
+            self._batch += some
+            if len(self._batch) >= BATCH:
                 await self._flush()
             progress.chunks_done(len(some), int(source.size_bytes * splitting.share))
-        self._batch.complete.append(version)
+        self._complete.append(version)
 
     async def _flush(self) -> None:
-        """Embed what is new in the batch, and meanwhile stage the one before it."""
-        batch, before = self._batch, self._embedded
-        self._batch, self._embedded = Batch(), batch
-        staging = asyncio.ensure_future(self._stage(before))
-        try:
-            if batch.chunks and self.plan.embed:
-                batch.rows = await self._vectors(self.plan.embed, batch.chunks, before)
-        finally:
-            await staging
+        """Embed what is new in the batch and stage all of it."""
+        if not self._batch and not self._complete:
+            return
+        rows = await self._vectors(self.plan.embed) if self._batch and self.plan.embed else None
+        await _to_the_end(self.index.stage, self._batch, rows, self._complete)
+        self._batch, self._complete = [], []
 
-    async def _stage(self, batch: Batch) -> None:
-        if batch.chunks or batch.complete:
-            await _to_the_end(self.index.stage, batch.chunks, batch.rows, batch.complete)
-
-    async def _vectors(self, embed: Embed, chunks: Sequence[StagedChunk], before: Batch) -> np.ndarray:
-        """Return the vector of each chunk, `(n, dim) float32`; `before` may not be staged yet, so it is asked too."""
+    async def _vectors(self, embed: Embed) -> np.ndarray:
+        """Return the vector of each chunk of the batch, `(n, dim) float32`."""
         import numpy as np
 
-        by_digest = {chunk.digest: chunk for chunk in chunks}
+        by_digest = {chunk.digest: chunk for chunk in self._batch}
         vectors = await asyncio.to_thread(self.index.vectors_of, list(by_digest))
-        if before.rows is not None:
-            vectors |= {
-                chunk.digest: row for chunk, row in zip(before.chunks, before.rows, strict=True)
-                if chunk.digest in by_digest
-            }  # fmt: skip
         missing = [chunk for digest, chunk in by_digest.items() if digest not in vectors]
         if missing:
             rows = await embed([embedded_text(chunk.context, chunk.text) for chunk in missing])
             vectors |= zip((chunk.digest for chunk in missing), np.asarray(rows, np.float32), strict=True)
         self.tally.n_embedded += len(missing)
-        self.tally.n_reused += len(chunks) - len(missing)
-        return np.stack([vectors[chunk.digest] for chunk in chunks])
+        self.tally.n_reused += len(self._batch) - len(missing)
+        return np.stack([vectors[chunk.digest] for chunk in self._batch])
 
 
 async def _to_the_end(write: Callable[P, R], *arguments: P.args, **named: P.kwargs) -> R:
