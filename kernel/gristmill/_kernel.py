@@ -82,6 +82,8 @@ class Kernel:
         self._threads: Threads | None = None
         self._lock = threading.Lock()
         """Of starting and closing."""
+        self._facing = threading.Lock()
+        """Of the face for semantic-kernel, whose import takes a second in which models can be made."""
         self._making = threading.RLock()
         """Of what is made when it is first asked for, so that threads that ask at once get the same one."""
         self._closed = False
@@ -136,7 +138,7 @@ class Kernel:
         Raises:
             PluginError: semantic-kernel is not installed.
         """
-        with self._making:
+        with self._facing:
             if self._face is None:
                 self._face = self.registry.plugin("semantic_kernel").plugin.make_face(self)
             return self._face

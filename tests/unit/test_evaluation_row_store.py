@@ -8,10 +8,11 @@ import tracemalloc
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gristmill import Kernel
+from gristmill import Kernel, UsageError
 from gristmill.testing import FakePlugin
 from gristmill_plugins.evaluation import _row_store
 from gristmill_plugins.evaluation._evaluate import evaluate, read_task_rows
@@ -37,6 +38,30 @@ def test_rows_are_those_of_a_list_numbered_by_their_place(data: list[dict[str, A
 def test_rows_that_are_picked_twice_are_numbered_by_the_last_order() -> None:
     rows = Rows({"n": n} for n in range(9)).pick([8, 6, 4, 2]).pick([3, 0])
     assert list(rows) == [Row(1, {"n": 2}), Row(2, {"n": 8})]
+
+
+def test_a_row_that_cannot_be_kept_is_told() -> None:
+    deep: Any = []
+    for _ in range(3000):
+        deep = [deep]
+    with pytest.raises(UsageError, match="row 2 is nested too deeply"):
+        Rows([{"n": 1}, {"deep": deep}])
+
+
+def test_a_full_temporary_folder_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full:
+        def seek(self, _: int) -> None:
+            """Go nowhere."""
+
+        def write(self, _: bytes) -> None:
+            raise OSError(28, "No space left on device")
+
+        def close(self) -> None:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("tempfile.SpooledTemporaryFile", lambda **_: Full())
+    with pytest.raises(UsageError, match=r"cannot be kept in .*: No space left on device\n.*TMPDIR"):
+        Rows([{"n": 1}])
 
 
 def test_rows_are_the_same_once_they_are_on_disk(monkeypatch: Any) -> None:

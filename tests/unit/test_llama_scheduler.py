@@ -356,16 +356,38 @@ def test_short_prompts_are_read_all_at_once_before_long_ones() -> None:
     assert all(one.answers for one in short)
 
 
-def test_a_long_prompt_is_read_however_many_short_ones_come() -> None:
-    scheduler = make(FakeBackend(n_batch=8, n_ctx=4096))
+@pytest.mark.parametrize("reads_apart", [False, True])
+@pytest.mark.parametrize("n_before", [0, 1])
+def test_a_long_prompt_is_read_however_many_short_ones_come(reads_apart: bool, n_before: int) -> None:
+    scheduler = make(FakeBackend(n_batch=8, n_ctx=4096), reads_apart=reads_apart)
+    scheduler.add(Greedy([1, 2], 2000).start())
+    for _ in range(1 + n_before):
+        scheduler.step()
     long = Greedy([7] * 200, 1)
     scheduler.add(long.start())
-    for n in range(200):
+    for n in range(600):
         scheduler.add(Greedy([n % 7 + 1] * 8, 1).start())
         scheduler.step()
         if long.answers:
             break
     assert long.answers
+
+
+@pytest.mark.parametrize("size", [450, 600])
+def test_a_prompt_that_finds_no_cells_waits_a_while_and_not_for_ever(size: int) -> None:
+    backend = FakeBackend(n_batch=256, n_ctx=4096)
+    scheduler = make(backend, reads_apart=True, wide_tokens=500)
+    scheduler.add(Greedy([1] * 100, 1000).start())
+    for _ in range(40):
+        scheduler.step()
+    late = Greedy([7] * size, 1)
+    scheduler.add(late.start())
+    for n in range(300):
+        scheduler.add(Greedy([n % 7 + 1] * 80, 5).start())
+        scheduler.step()
+        if late.answers:
+            break
+    assert late.answers
 
 
 def test_where_it_pays_prompts_are_read_in_steps_of_their_own_between_those_of_answers() -> None:

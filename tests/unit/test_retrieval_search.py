@@ -314,6 +314,17 @@ def test_chunks_of_a_text_that_repeats_itself_follow_one_another(overlap: int) -
     assert (chunks[0].start, chunks[-1].end) == (0, len(text) - 1)
 
 
+@pytest.mark.parametrize("overlap", [0, 32])
+@pytest.mark.parametrize("word", ["A" * 6000, "ha" * 4000, "![x](data:image/png;base64," + "A" * 4000 + ")"])
+def test_a_word_without_end_is_cut_and_what_follows_is_there(word: str, overlap: int) -> None:
+    text = f"# Head\n\nA mill.\n\n{word}\n\nThe wheel turns.\n"
+    part = Part(text, lines=line_starts(text), headings=list(headings(text)))
+    chunks = Chunker(SplitOptions("markdown", 256, overlap)).chunks(part)
+    assert all(text[chunk.start : chunk.end] == chunk.text for chunk in chunks)
+    assert "A mill." in chunks[0].text
+    assert any("The wheel turns." in chunk.text for chunk in chunks)
+
+
 @given(st.text())
 def test_sentences_joined_are_the_text(text: str) -> None:
     assert "".join(sentences(text)) == text

@@ -134,6 +134,8 @@ def _write(path: Path, lines: Iterable[str]) -> None:
         os.replace(partial, path)
     except OSError as error:
         raise UsageError(f"{path}: the record cannot be written: {error.strerror}") from error
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def list_records(folder: Path) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ metric. Invariant: the row at place `i` is always the same and has the number `i
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 import tempfile
 import threading
@@ -16,6 +17,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, overload
 
+from gristmill import UsageError
 from gristmill_plugins.evaluation._rows import Row
 
 MEMORY_BYTES = 16 << 20
@@ -23,11 +25,15 @@ MEMORY_BYTES = 16 << 20
 
 
 class _Spool:
-    """A file of pickled rows (this process's own, so nothing foreign is ever unpickled) and where each begins."""
+    """A file of rows and where each begins.
+
+    Rows are pickled, which nothing else here is: Parquet has dates and bytes that JSON has not, and a file without a
+    name that ends with its process holds nothing foreign.
+    """
 
     def __init__(self) -> None:
         self._file = tempfile.SpooledTemporaryFile(max_size=MEMORY_BYTES)  # noqa: SIM115  # closed with the last that uses it
-        weakref.finalize(self, self._file.close)
+        weakref.finalize(self, _let_go, self._file)
         self._starts = array("Q", [0])
         self._lock = threading.Lock()
 
@@ -35,11 +41,19 @@ class _Spool:
         return len(self._starts) - 1
 
     def add(self, data: Mapping[str, Any]) -> None:
-        line = pickle.dumps(dict(data), protocol=pickle.HIGHEST_PROTOCOL)
-        with self._lock:
-            self._file.seek(self._starts[-1])
-            self._file.write(line)
-            self._starts.append(self._starts[-1] + len(line))
+        try:
+            line = pickle.dumps(dict(data), protocol=pickle.HIGHEST_PROTOCOL)
+            with self._lock:
+                self._file.seek(self._starts[-1])
+                self._file.write(line)
+                self._starts.append(self._starts[-1] + len(line))
+        except OSError as error:
+            raise UsageError(
+                f"the rows cannot be kept in {tempfile.gettempdir()}: {error.strerror}",
+                hint="make room there, or set TMPDIR to a folder that has it",
+            ) from error
+        except RecursionError as error:
+            raise UsageError(f"row {len(self) + 1} is nested too deeply to be kept", hint="flatten it") from error
 
     def fetch(self, place: int) -> dict[str, Any]:
         start, end = self._starts[place], self._starts[place + 1]
@@ -48,6 +62,11 @@ class _Spool:
             line = self._file.read(end - start)
         data: dict[str, Any] = pickle.loads(line)  # written by `add`
         return data
+
+
+def _let_go(file: Any) -> None:
+    with contextlib.suppress(OSError):  # what did not fit is not written out now either
+        file.close()
 
 
 class Rows(Sequence[Row]):

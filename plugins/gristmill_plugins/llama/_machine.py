@@ -28,16 +28,12 @@ def default_threads() -> int:
 
 
 def wants_processor(pid: int) -> bool:
-    """Tell whether a thread of a process runs or could run, or waits for a disk: it is slow, and does not hang.
+    """Tell whether the main thread of a process runs, could run, or waits for a disk.
 
-    False where the system does not say, and of a process that was stopped or is gone.
+    False where the system does not say, and of a process that sleeps, was stopped or is gone.
     """
     with contextlib.suppress(OSError, IndexError):
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            with contextlib.suppress(OSError):  # a thread that ended meanwhile
-                state = (task / "stat").read_text().rpartition(")")[2].split()[0]
-                if state in ("R", "D"):
-                    return True
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in ("R", "D")
     return False
 
 

@@ -27,8 +27,8 @@ from gristmill_plugins.llama import _protocol
 from gristmill_plugins.llama._machine import wants_processor
 
 SILENCE_S = 30.0
-"""A process with work says that it is alive every second; one that is silent for so long hangs, unless it waits for the
-machine: with 30 processes at work on two cores, healthy ones were silent for as long."""
+"""A process with work says that it is alive every second; one that is silent for so long hangs, unless its main thread
+could run: with 30 processes at work on two cores, healthy ones were silent for as long. Such a one has STEP_S."""
 STEP_S = 300.0
 """A process that says so, but has been at one step for this long, is caught in native code. A step is at most one
 batch; a model that reads 256 tokens more slowly than this is of no use."""
@@ -129,7 +129,7 @@ class EngineProcess:
             if waited_s > SILENCE_S and waited_s < STEP_S and self.pid is not None and wants_processor(self.pid):
                 continue
             if waited_s > SILENCE_S or self._step_s > STEP_S:
-                silent = f"gave no sign of life for {SILENCE_S:g} seconds"
+                silent = f"gave no sign of life for {waited_s:.0f} seconds"
                 caught = f"was at one step for {STEP_S:g} seconds"
                 self._error = ModelError(
                     f"the engine of {self.model} {silent if waited_s > SILENCE_S else caught} and was ended",

@@ -42,6 +42,8 @@ STEPS_BY_TURNS = 4
 """Steps in a row for one set of adapters while others wait: after each change llama.cpp builds its graph anew."""
 READ_TOGETHER = 4
 """So many long prompts are read by turns; the others wait unread: see `_to_read`."""
+PATIENCE_STEPS = 32
+"""A prompt that finds too many tokens at work waits so many steps at most."""
 SHORT_TOKENS = 64
 """What is left of a prompt is read beside any others if it is no longer."""
 SCRATCH = 0
@@ -95,9 +97,12 @@ class Scheduler:
         self._reads_apart = reads_apart
         """Whether prompts are read in steps of their own, in between those of what decodes."""
         self._wide_tokens = wide_tokens
-        """A long prompt is begun only where it and all that run have no more tokens together, or nothing runs."""
+        """A long prompt is begun where it and what is at work have no more tokens of their own, or after a while."""
         self._has_read = False
         self._turn = 0
+        """Counts the steps in which prompts were read."""
+        self._n_refused = 0
+        """Steps in a row in which the oldest unread prompt was not begun."""
         self._waiting: deque[Branch] = deque()
         self._running: list[Branch] = []
         self._kept: OrderedDict[int, _Kept] = OrderedDict()
@@ -290,7 +295,7 @@ class Scheduler:
     # One step
 
     def _compose(self, *, may_guess: bool) -> Batch | None:
-        """Return the next batch: every branch that decodes, and a share for those that still read their prompt."""
+        """Return the next batch: every branch that decodes, a share for those that read their prompt, or either."""
         ready = [branch for branch in self._running if branch.n_pending]
         if not ready:
             return None
@@ -302,6 +307,7 @@ class Scheduler:
         if self._reads_apart and decoding and reading:
             self._has_read = not self._has_read
             decoding, reading = ([], reading) if self._has_read else (decoding, [])
+        self._turn += bool(reading)
         batch = Batch()
         room = self._backend.n_batch - int(self._reproducible)
         may_guess &= not reading and len(decoding) <= self._most_guessing
@@ -332,17 +338,25 @@ class Scheduler:
         short = [branch for branch in reading if branch.n_pending <= SHORT_TOKENS]
         begun = sum(len(branch.tokens) - branch.n_shared for branch in ready if branch.n_past > branch.n_shared)
         long: list[Branch] = []
+        is_refused = False
         for branch in reading:
             if branch.n_pending <= SHORT_TOKENS or len(long) == READ_TOGETHER:
                 continue
             n_new = 0 if branch.n_past > branch.n_shared else len(branch.tokens) - branch.n_shared
-            if not n_new or not begun or begun + n_new <= self._wide_tokens:
-                long.append(branch)
-                begun += n_new
-        self._turn += 1
+            if n_new and (is_refused or not self._may_begin(begun, n_new)):
+                is_refused = True  # nor is a younger one, or those that fit would keep it waiting for ever
+                continue
+            long.append(branch)
+            begun += n_new
+        self._n_refused = self._n_refused + 1 if is_refused else 0
         first = self._turn // 2 % len(long) if long else 0
         long = [*long[first:], *long[:first]]
-        return [*short, *long] if self._turn % 2 else [*long, *short]  # neither keeps the other waiting for ever
+        return [*long, *short] if self._turn % 2 else [*short, *long]  # neither keeps the other waiting for ever
+
+    def _may_begin(self, begun: int, n_new: int) -> bool:
+        """Tell whether a prompt of so many tokens is begun beside those at work; one that is too long alone may be."""
+        fits = begun + n_new <= self._wide_tokens
+        return not begun or fits or n_new > self._wide_tokens or self._n_refused >= PATIENCE_STEPS
 
     def _guess(self, branch: Branch, room: int) -> list[int]:
         """Return tokens that may follow a branch's last one."""

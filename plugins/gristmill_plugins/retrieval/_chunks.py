@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from gristmill import FunctionError
 from gristmill_plugins.retrieval._readers import Part
 
 Splitter = Literal["markdown", "sentence", "semantic", "none"]
@@ -153,10 +154,13 @@ def _located(
         if overlap is not None and i:
             places = list(_places(text, piece, max(start + 1, end - len(piece) + 1), following)) or places
             places = [place for place in places if overlap(text[place:end])] or places
-        start = places[-1 if i == last else 0]
-        if not text.startswith(piece, start):
-            raise AssertionError(f"a piece is not in the text it was cut from: {piece!r:.60}")
-        end = start + len(piece)
+        place = places[-1 if i == last else 0]
+        if not text.startswith(piece, place):  # (a splitter counts a word of one letter repeated in its own way)
+            later = text.find(piece, max(start + 1, end - len(piece) + 1))
+            place = later if later >= 0 else text.rfind(piece)
+        if place < 0:
+            raise FunctionError(f"the splitter made a piece that is not in the text: {piece!r:.60}")
+        start, end = place, place + len(piece)
         yield Chunk(piece, base + start)
 
 
