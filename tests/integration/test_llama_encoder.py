@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import struct
-import subprocess
-import sys
 import urllib.request
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -16,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import pytest_asyncio
+from tests.integration.llama_server import llama_server
 
 from gristmill import CapabilityError, GenerateRequest, Kernel, Message, ModelError, Relevance, ScoreRequest
 from gristmill_plugins.llama import LlamaPlugin
@@ -23,7 +22,6 @@ from gristmill_plugins.llama._client import LlamaModel
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-ROOT = Path(__file__).parents[2]
 WIDTH, FEED, CONTEXT = 32, 64, 64
 U32, I32, F32, BOOL, STRING, ARRAY = 4, 5, 6, 7, 8, 9
 FORMATS = {U32: "<I", I32: "<i", F32: "<f", BOOL: "<?"}
@@ -151,15 +149,9 @@ QUERY = "where is the mill"
 TEXTS = ["the mill is by a river", "bread", "a river", "rye and oats " * 3]
 CLOSES: tuple[str, int, Any] = ("tokenizer.ggml.add_eos_token", BOOL, True)
 ASKS: tuple[str, int, Any] = ("tokenizer.chat_template.rerank", STRING, "[CLS] is it {query} [SEP] in {document}[SEP]")
-SERVER = """
-import sys, xllamacpp
-params = xllamacpp.CommonParams()
-params.model.path, params.hostnames, params.port = sys.argv[1], ["127.0.0.1"], 0
+SETTINGS = """\
 params.n_ctx, params.n_parallel, params.cpuparams.n_threads = 512, 1, 2
 params.embedding, params.pooling_type = True, xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_RANK
-server = xllamacpp.Server(params)
-print(server.listening_address, flush=True)
-sys.stdin.read()
 """
 
 
@@ -216,30 +208,11 @@ async def reranker(path: Path, *more: tuple[str, int, Any], pooling_type: int | 
 
 def ask_server(path: Path) -> dict[int, float]:
     """Return what llama-server itself makes of the texts: place to score."""
-    sys.path.append(str(ROOT / "benchmarks"))
-    try:
-        from _peers import environment
-
-        python = environment("xllamacpp", ["xllamacpp==2026.10.11549"])
-    except (OSError, subprocess.CalledProcessError) as error:
-        pytest.skip(f"xllamacpp's environment cannot be made: {error}")
-    finally:
-        sys.path.pop()
-    command = [str(python), "-c", SERVER, str(path)]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    ) as process:
-        assert process.stdout is not None
-        address = process.stdout.readline().strip()
-        if not address:
-            pytest.skip(f"xllamacpp's server does not start here: exit code {process.wait()}")
-        try:
-            body = json.dumps({"query": QUERY, "documents": TEXTS}).encode()
-            request = urllib.request.Request(f"{address}/v1/rerank", body, {"Content-Type": "application/json"})
-            with urllib.request.urlopen(request, timeout=120) as response:
-                answer = json.load(response)
-        finally:
-            process.kill()
+    with llama_server(path, SETTINGS) as address:
+        body = json.dumps({"query": QUERY, "documents": TEXTS}).encode()
+        request = urllib.request.Request(f"{address}/v1/rerank", body, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=120) as response:
+            answer = json.load(response)
     return {result["index"]: result["relevance_score"] for result in answer["results"]}
 
 
