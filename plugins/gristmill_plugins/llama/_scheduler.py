@@ -36,7 +36,7 @@ MIN_SHARED = 8
 MIN_SHELVED = 256
 """Prefixes shorter than this many tokens are not kept on disk: reading them again takes under a second."""
 DECODED, NO_ROOM = 0, 1
-AT_HAND_TOKENS = 1024
+AT_HAND_TOKENS = 256
 """Of what is only kept, so many tokens stay in the cache; the rest is put aside: see `_stow`."""
 STEPS_BY_TURNS = 4
 """Steps in a row for one set of adapters while others wait: after each change llama.cpp builds its graph anew."""
