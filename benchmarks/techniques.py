@@ -42,9 +42,9 @@ from _technique_tasks import TASKS, Row, Task
 from gristmill import Kernel, PromptCache, RecipeError, RunError, RunnableRecipe, RunResult
 
 RESULTS = Path(__file__).parent / "results" / "techniques.json"
-BATCH = 20
+BATCH = 50
 COST_ROWS = 5
-AT_ONCE = 4
+AT_ONCE = 12
 ATTEMPTS = 4
 DRAWS = 10_000
 BEGIN, END = "<!-- tables: begin -->", "<!-- tables: end -->"
