@@ -8,6 +8,7 @@ starts and after it ends; an answer from the cache costs no call.
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import math
 import time
@@ -75,16 +76,17 @@ class StepModel:
 
         shared = request.model_dump(mode="json", exclude={"sample_indices"})
         samples = {index: {"sample": index} for index in request.sample_indices}
+        whole = functools.partial(_is_whole, max_tokens=request.sampling.max_tokens)
         index = self.semantic if self.mode == "auto" else None
         if self.cache is None or index is None or (text := index.varied(request)) is None:
-            return await self._through_cache("generate", shared, samples, compute, keep=_is_whole)
+            return await self._through_cache("generate", shared, samples, compute, keep=whole)
         prefix = KeyPrefix(self._identity("generate", shared))
         known = self.cache.get_many([prefix.key(part) for part in samples.values()])
         if MISS not in known:
             return [(value, True) for value in known]
         if (alike := await self._shared_answers(self.cache, index, request, text)) is not None:
             return alike
-        answers = await self._through_cache("generate", shared, samples, compute, keep=_is_whole)
+        answers = await self._through_cache("generate", shared, samples, compute, keep=whole)
         await index.keep(self._place(index, request), text)
         return answers
 
@@ -289,9 +291,13 @@ def validated(completion: Completion, schema: dict[str, Any]) -> Completion:
     return completion.model_copy(update={"value": value})
 
 
-def _is_whole(value: dict[str, Any]) -> bool:
-    """Tell whether an answer may be kept: one that was cut off may not."""
-    return bool(value.get("finish_reason", "stop") == "stop")
+def _is_whole(value: Mapping[str, Any], *, max_tokens: int) -> bool:
+    """Tell whether an answer may be kept: it ended by itself, or has every token that it was allowed.
+
+    `max_tokens` is part of the key, so the same request would be cut at the same place again. What something else cut
+    off, a full context or a server's own limit, may be longer another time.
+    """
+    return bool(value["finish_reason"] == "stop" or value["usage"]["completion_tokens"] >= max_tokens)
 
 
 def _completion(value: dict[str, Any], cached: bool) -> Completion:

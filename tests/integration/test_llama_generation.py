@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,8 +16,10 @@ from gristmill import (
     Completion,
     Delta,
     GenerateRequest,
+    Kernel,
     Message,
     ModelError,
+    PromptCache,
     Sampling,
     ScoreRequest,
 )
@@ -155,6 +158,25 @@ async def test_the_context_ends_an_answer_with_length() -> None:
         assert caught.value.cause == "request"
     finally:
         await small.close()
+
+
+RECIPE = """\
+version: 1
+models: {main: {use: llama, context_tokens: 64, cache_tokens: 256}}
+steps: {story: {prompt: Write a long story., max_tokens: %d}}
+"""
+
+
+@pytest.mark.parametrize(("max_tokens", "cached"), [(5, True), (500, False)])
+async def test_an_answer_cut_by_max_tokens_is_kept_and_one_cut_by_the_context_is_not(
+    tmp_path: Path, max_tokens: int, cached: bool
+) -> None:
+    (tmp_path / "story.yaml").write_text(RECIPE % max_tokens)
+    with Kernel(cache=PromptCache(tmp_path / "cache")) as kernel:
+        recipe = kernel.recipe(tmp_path / "story.yaml")
+        first, second = await recipe.arun({}), await recipe.arun({})
+    assert first.output.finish_reason == second.output.finish_reason == "length"
+    assert (first.output.cached, second.output.cached) == (False, cached)
 
 
 async def test_more_samples_than_the_cache_holds_are_decoded_in_turns() -> None:

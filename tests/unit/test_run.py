@@ -510,6 +510,14 @@ class TestCache:
         ready.run()
         assert len(plugin.models["fake"].requests) == asked
 
+    def test_an_answer_with_all_the_tokens_it_was_allowed_is_kept(self, cached: tuple[Maker, FakePlugin]) -> None:
+        recipe, plugin = cached
+        plugin.answers = "one two three four five"
+        for max_tokens, asked in ((3, 1), (3, 1), (4, 2)):
+            result = recipe(f"steps: {{a: {{prompt: x, max_tokens: {max_tokens}}}}}").run()
+            assert (result.output.finish_reason, len(result.output.text.split())) == ("length", max_tokens)
+            assert len(plugin.models["fake"].requests) == asked
+
     def test_a_retried_and_repeated_answer_is_not_the_cached_one(self, cached: tuple[Maker, FakePlugin]) -> None:
         recipe, plugin = cached
         recipe("steps: {a: {prompt: x, temperature: 1, repeat: {until: '${1 > 2}', max: 3}}}").run()
