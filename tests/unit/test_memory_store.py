@@ -26,7 +26,8 @@ from gristmill import (
     UsageError,
 )
 from gristmill._memory._file import HeldFile
-from gristmill._memory._schema import APPLICATION_ID, STEPS, explained, open_existing, open_file
+from gristmill._memory._schema import APPLICATION_ID, STEPS, TOLD, open_existing, open_file
+from gristmill.sqlite import explained
 from gristmill.testing import FakeEmbedder, FakeModel
 
 HERE = CollectionName("default", "c")
@@ -466,7 +467,7 @@ def test_a_read_only_file_can_be_searched_and_refuses_writes(memory: Memory, mon
     store._close()
 
     def refuse(path: Path) -> None:
-        with explained(path):
+        with explained(path, TOLD):
             raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("gristmill._memory._file.open_file", refuse)
@@ -479,7 +480,11 @@ def test_a_read_only_file_can_be_searched_and_refuses_writes(memory: Memory, mon
 @pytest.mark.parametrize(
     ("code", "cause", "told"),
     [
-        (sqlite3.SQLITE_READONLY, "read_only", "it cannot be written\n  make it writable"),
+        (
+            sqlite3.SQLITE_READONLY,
+            "read_only",
+            "it cannot be written\n  make it writable, or name another folder",
+        ),
         (sqlite3.SQLITE_BUSY, "locked", "another process held it for 30 s\n  try again"),
         (sqlite3.SQLITE_CORRUPT, "damaged", "the file is damaged\n  restore a copy"),
         (sqlite3.SQLITE_CANTOPEN, "io", "it cannot be opened\n  look at its folder"),
@@ -489,7 +494,7 @@ def test_a_read_only_file_can_be_searched_and_refuses_writes(memory: Memory, mon
 def test_errors_of_sqlite_say_what_to_do(tmp_path: Path, code: int, cause: str, told: str) -> None:
     error = sqlite3.OperationalError("disk I/O error")
     error.sqlite_errorcode = code | (1 << 8)
-    with pytest.raises(StoreError, match=told) as caught, explained(tmp_path / "m"):
+    with pytest.raises(StoreError, match=told) as caught, explained(tmp_path / "m", TOLD):
         raise error
     assert (caught.value.cause, caught.value.store) == (cause, str(tmp_path / "m"))
 

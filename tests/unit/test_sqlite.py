@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gristmill._sqlite import begin_wal
+from gristmill.sqlite import begin_wal
 
 
 def held(path: Path) -> sqlite3.Connection:

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 import diskcache
 
 from gristmill._cache._file import ENTRY_MODE, connect
-from gristmill._sqlite import begin_wal
+from gristmill.sqlite import begin_wal
 
 # Never reached by an entry: values lie in the database, where a transaction covers them. Files beside it are
 # not synced, can be torn, and outlive a killed writer.

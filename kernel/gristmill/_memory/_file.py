@@ -14,7 +14,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from gristmill._errors import StoreError
-from gristmill._memory._schema import explained, open_existing, open_file, transaction
+from gristmill._memory._schema import TOLD, open_existing, open_file
+from gristmill.sqlite import explained, transaction
 
 
 class HeldFile:
@@ -34,7 +35,7 @@ class HeldFile:
         Raises:
             StoreError: it cannot be written.
         """
-        with self._own_lock(), explained(self.path):
+        with self._own_lock(), explained(self.path, TOLD):
             connection = self._current(make=True)
             assert connection is not None
             with transaction(connection):
@@ -47,7 +48,7 @@ class HeldFile:
         Raises:
             StoreError: it cannot be read.
         """
-        with self._own_lock(), explained(self.path):
+        with self._own_lock(), explained(self.path, TOLD):
             connection = self._current(make=False)
             if connection is None:
                 yield None

@@ -12,24 +12,25 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from pathlib import Path
 
 from gristmill._errors import StoreError
 from gristmill._memory._tests import facts_of
 from gristmill._memory._tokens import TOKENIZER
-from gristmill._sqlite import begin_wal
+from gristmill.sqlite import Told, begin_wal, connect, explained, transaction
 
 APPLICATION_ID = 0x67726D6D
 """Marks the file as ours ("grmm"), so that a database of another program is refused and left alone."""
 LOCK_TIMEOUT_S = 30.0
 """Writers queue for one lock, and a batch of ten thousand records takes about a second to write."""
 
-# synchronous NORMAL: with the write-ahead log a commit survives the death of the process; a power cut may lose the
-#   last ones but never tear one. trusted_schema OFF: the schema of a hostile file can call harmless functions only.
-#   mmap_size 0: a mapped file that is cut short during a read kills the process.
-_PRAGMAS = ("trusted_schema = OFF", "mmap_size = 0", "synchronous = NORMAL", "cache_size = -16000")
+TOLD = Told(
+    what="memory",
+    elsewhere="name another folder: [memory] directory",
+    repair="restore a copy, or move it away to begin anew",
+    busy_s=LOCK_TIMEOUT_S,
+)
 
 _RECORDS = """
 CREATE TABLE collections (
@@ -105,10 +106,10 @@ def open_file(path: Path, *, steps: tuple[Callable[[sqlite3.Connection], None], 
     Raises:
         StoreError: it cannot be opened, is no memory of gristmill's, or is a newer one's.
     """
-    with explained(path):
+    with explained(path, TOLD):
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         path.touch(mode=0o600)
-        connection = _connect(path, "rw")
+        connection = connect(path, timeout_s=LOCK_TIMEOUT_S)
         try:
             _bring_up_to_date(connection, path, steps)
         except BaseException:
@@ -123,34 +124,20 @@ def open_existing(path: Path) -> sqlite3.Connection | None:
     Raises:
         StoreError: it cannot be read, or is of another version.
     """
-    with explained(path):
+    with explained(path, TOLD):
         if not path.exists() or path.stat().st_size == 0:
             return None
         try:
-            connection = _connect(path, "ro")
+            connection = connect(path, mode="ro", timeout_s=LOCK_TIMEOUT_S)
             version = _version(connection, path)
         except sqlite3.OperationalError:
             # On a read-only medium SQLite cannot make the shared memory of the log; nobody can write there either.
-            connection = _connect(path, "ro&immutable=1")
+            connection = connect(path, mode="ro&immutable=1", timeout_s=LOCK_TIMEOUT_S)
             version = _version(connection, path)
         if version == len(STEPS):
             return connection
         connection.close()
         raise _other_version(path, version)
-
-
-def _connect(path: Path, mode: str) -> sqlite3.Connection:
-    connection = sqlite3.connect(
-        f"{path.absolute().as_uri()}?mode={mode}", uri=True, timeout=LOCK_TIMEOUT_S, isolation_level=None,
-        check_same_thread=False,
-    )  # fmt: skip
-    try:
-        for pragma in _PRAGMAS:
-            connection.execute(f"PRAGMA {pragma}")
-    except BaseException:
-        connection.close()
-        raise
-    return connection
 
 
 def _version(connection: sqlite3.Connection, path: Path) -> int:
@@ -187,48 +174,3 @@ def _bring_up_to_date(
             step(connection)
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID:d}")
         connection.execute(f"PRAGMA user_version = {len(steps):d}")
-
-
-@contextmanager
-def transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    """Write all of the block, or none of it."""
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-        connection.execute("COMMIT")
-    except BaseException:
-        with suppress(sqlite3.Error):
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-        raise
-
-
-_CAUSES = {
-    sqlite3.SQLITE_FULL: ("full", "the disk is full", "make room, then try again"),
-    sqlite3.SQLITE_READONLY: ("read_only", "it cannot be written", "make it writable, or name another folder"),
-    sqlite3.SQLITE_PERM: ("read_only", "it cannot be written", "make it writable, or name another folder"),
-    sqlite3.SQLITE_BUSY: ("locked", f"another process held it for {LOCK_TIMEOUT_S:.0f} s", "try again"),
-    sqlite3.SQLITE_LOCKED: ("locked", f"another process held it for {LOCK_TIMEOUT_S:.0f} s", "try again"),
-    sqlite3.SQLITE_CORRUPT: ("damaged", "the file is damaged", "restore a copy, or move it away to begin anew"),
-    sqlite3.SQLITE_NOTADB: ("damaged", "the file is no database", "restore a copy, or move it away to begin anew"),
-    sqlite3.SQLITE_CANTOPEN: ("io", "it cannot be opened", "look at its folder and its permissions"),
-}
-
-
-@contextmanager
-def explained(path: Path) -> Iterator[None]:
-    """Turn errors of SQLite and of the file system into a StoreError.
-
-    Raises:
-        StoreError: its `cause` says which.
-    """
-    try:
-        yield
-    except sqlite3.Error as error:
-        code = int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
-        cause, what, hint = _CAUSES.get(code, ("io", str(error), "look at its folder and its disk"))
-        raise StoreError(f"memory at {path}: {what}", store=str(path), cause=cause, hint=hint) from error
-    except OSError as error:
-        cause = {28: "full", 122: "full", 13: "read_only", 1: "read_only", 30: "read_only"}.get(error.errno or 0, "io")
-        hint = "make room, then try again" if cause == "full" else "name another folder: [memory] directory"
-        raise StoreError(f"memory at {path}: {error.strerror}", store=str(path), cause=cause, hint=hint) from error

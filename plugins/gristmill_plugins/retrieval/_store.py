@@ -20,7 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from gristmill_plugins.retrieval._store_file import INDEX_NAME, explained, open_index, reading, writing
+from gristmill.sqlite import explained, transaction
+from gristmill_plugins.retrieval._store_file import INDEX_NAME, TOLD, open_index, reading
 
 if TYPE_CHECKING:
     import numpy as np
@@ -90,7 +91,7 @@ class IndexFile:
     @contextmanager
     def _open(self, *, make: bool = False) -> Iterator[sqlite3.Connection | None]:
         path = self.folder / INDEX_NAME
-        with self._lock, explained(path):
+        with self._lock, explained(path, TOLD):
             try:
                 status = path.stat()
                 identity = (status.st_dev, status.st_ino)
@@ -113,7 +114,7 @@ class IndexFile:
     def _writing(self) -> Iterator[sqlite3.Connection]:
         with self._open(make=True) as connection:
             assert connection is not None
-            with writing(connection):
+            with transaction(connection):
                 yield connection
 
     @contextmanager

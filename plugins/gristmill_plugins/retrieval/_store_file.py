@@ -19,6 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from gristmill import StoreError
+from gristmill.sqlite import Told, connect, explained, is_busy
 
 INDEX_NAME = "index.sqlite3"
 LOCK_NAME = "lock.sqlite3"
@@ -26,10 +27,12 @@ APPLICATION_ID = 0x67726D69
 """Marks the file as ours ("grmi")."""
 BUSY_S = 30.0
 
-# synchronous NORMAL: with the write-ahead log a commit survives the death of the process; a power cut may lose the
-#   last one but never tears it. trusted_schema OFF: the schema of a hostile file can call harmless functions only.
-#   mmap_size 0: a mapped file that is cut short during a read kills the process.
-_PRAGMAS = ("trusted_schema = OFF", "mmap_size = 0", "synchronous = NORMAL", "cache_size = -16000")
+TOLD = Told(
+    what="the index",
+    elsewhere="set XDG_DATA_HOME to a folder that can be written",
+    repair="move it away, and it is made anew",
+    busy_s=BUSY_S,
+)
 
 _SCHEMA = """
 CREATE TABLE facts (
@@ -93,12 +96,12 @@ def open_index(folder: Path, *, make: bool) -> sqlite3.Connection | None:
         StoreError: it cannot be opened, or is another program's or version's.
     """
     path = folder / INDEX_NAME
-    with explained(path):
+    with explained(path, TOLD):
         if not path.exists():
             if not make:
                 return None
             _make(path)
-        connection = _connect(path)
+        connection = connect(path, timeout_s=BUSY_S)
         try:
             _check(connection, path)
         except BaseException:
@@ -117,7 +120,7 @@ def _make(path: Path) -> None:
     for leftover in (*_files_of(new), *_files_of(path)):
         leftover.unlink(missing_ok=True)
     new.touch(mode=0o600)
-    connection = _connect(new)
+    connection = connect(new, timeout_s=BUSY_S)
     try:
         connection.execute("PRAGMA journal_mode = WAL")
         for statement in _SCHEMA.split(";\n"):
@@ -148,10 +151,10 @@ def is_outdated(folder: Path) -> bool:
         StoreError: it cannot be opened.
     """
     path = folder / INDEX_NAME
-    with explained(path):
+    with explained(path, TOLD):
         if not path.exists():
             return False
-        connection = _connect(path)
+        connection = connect(path, timeout_s=BUSY_S)
         try:
             mark, version = _marks(connection)
         finally:
@@ -164,19 +167,6 @@ def _marks(connection: sqlite3.Connection) -> tuple[int, int]:
     return int(mark), int(connection.execute("PRAGMA user_version").fetchone()[0])
 
 
-def _connect(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(
-        f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=BUSY_S, isolation_level=None, check_same_thread=False
-    )
-    try:
-        for pragma in _PRAGMAS:
-            connection.execute(f"PRAGMA {pragma}")
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
 def _check(connection: sqlite3.Connection, path: Path) -> None:
     mark, version = _marks(connection)
     if mark != APPLICATION_ID:
@@ -185,20 +175,6 @@ def _check(connection: sqlite3.Connection, path: Path) -> None:
     if version != VERSION:
         raise StoreError(f"{path} was made by another version of gristmill", store=str(path), cause="version",
                          hint="run retrieval.index for it again: it is made anew from the documents")  # fmt: skip
-
-
-@contextmanager
-def writing(connection: sqlite3.Connection) -> Iterator[None]:
-    """Write all of the block, or none of it."""
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-        connection.execute("COMMIT")
-    except BaseException:
-        with suppress(sqlite3.Error):
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-        raise
 
 
 @contextmanager
@@ -228,7 +204,7 @@ class WriterLock:
         Raises:
             StoreError: the folder cannot be written.
         """
-        with explained(self._path):
+        with explained(self._path, TOLD):
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             connection = sqlite3.connect(self._path, timeout=0, isolation_level=None, check_same_thread=False)
             if _locked(connection):
@@ -248,39 +224,8 @@ def _locked(connection: sqlite3.Connection) -> bool:
     try:
         connection.execute("BEGIN EXCLUSIVE")
     except sqlite3.Error as error:
-        if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        if not is_busy(error):
             connection.close()
             raise
         return False
     return True
-
-
-_AGAIN = "move it away, and it is made anew"
-_CAUSES = {
-    sqlite3.SQLITE_FULL: ("full", "the disk is full", "make room, then try again"),
-    sqlite3.SQLITE_READONLY: ("read_only", "it cannot be written", "make it writable"),
-    sqlite3.SQLITE_PERM: ("read_only", "it cannot be written", "make it writable"),
-    sqlite3.SQLITE_BUSY: ("locked", f"another process held it for {BUSY_S:.0f} s", "try again"),
-    sqlite3.SQLITE_LOCKED: ("locked", f"another process held it for {BUSY_S:.0f} s", "try again"),
-    sqlite3.SQLITE_CORRUPT: ("damaged", "the file is damaged", _AGAIN),
-    sqlite3.SQLITE_NOTADB: ("damaged", "the file is no database", _AGAIN),
-}
-
-
-@contextmanager
-def explained(path: Path) -> Iterator[None]:
-    """Turn errors of SQLite and of the file system into a StoreError.
-
-    Raises:
-        StoreError: its `cause` says which.
-    """
-    try:
-        yield
-    except sqlite3.Error as error:
-        code = int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
-        cause, what, hint = _CAUSES.get(code, ("io", str(error), "look at its folder and its disk"))
-        raise StoreError(f"the index at {path}: {what}", store=str(path), cause=cause, hint=hint) from error
-    except OSError as error:
-        cause = {28: "full", 122: "full", 13: "read_only", 1: "read_only", 30: "read_only"}.get(error.errno or 0, "io")
-        hint = "make room, then try again" if cause == "full" else "set XDG_DATA_HOME to a folder that can be written"
-        raise StoreError(f"the index at {path}: {error.strerror}", store=str(path), cause=cause, hint=hint) from error
