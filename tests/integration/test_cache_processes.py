@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import os
 import random
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from tests.integration.processes import Start, kill
 
 from gristmill._cache import MISS, PromptCache, cache_key
 
@@ -28,31 +25,6 @@ while True:
         os.write(1, "".join(f"{key} {1 + i % 97}\\n" for key in keys).encode())
     i += 3
 """
-
-
-Start = Callable[..., subprocess.Popen[str]]
-
-
-@pytest.fixture
-def start() -> Iterator[Start]:
-    """Start Python with `code` and `arguments`; warnings are errors there, and nothing outlives the test."""
-    started: list[subprocess.Popen[str]] = []
-
-    def run(code: str, *arguments: str, log: Path | None = None) -> subprocess.Popen[str]:
-        command = [sys.executable, "-W", "error", "-c", code, *arguments]
-        with ExitStack() as stack:
-            stdout = stack.enter_context(log.open("w")) if log else subprocess.PIPE
-            started.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=stdout, text=True))
-        return started[-1]
-
-    yield run
-    for process in started:
-        kill(process)
-
-
-def kill(process: subprocess.Popen[str]) -> None:
-    with process:
-        process.kill()
 
 
 def acknowledged(logs: list[Path]) -> dict[str, int]:

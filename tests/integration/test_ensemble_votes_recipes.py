@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
+from tests.integration.random_adapter import write_adapter
 
 from gristmill import Kernel
 
@@ -31,12 +30,11 @@ def test_vote_prompts_counts_five_prompts(kernel: Kernel) -> None:
 
 
 def test_weighted_vote_weighs_by_what_was_measured(kernel: Kernel) -> None:
-    messages, labels = ["WIN cash now, text 80082", "See you at six"], ["spam", "ham"]
-    result = kernel.recipe("weighted_vote").run(text="Free prize! Call now", messages=messages, labels=labels)
+    result = kernel.recipe("weighted_vote").run(text="Free prize! Call now")
     worth = result.steps["worth"].value
-    assert worth.n == 2
+    assert worth.n == 8
     assert result.output["weights"] == pytest.approx(worth.weights)
-    assert "on 2 rows a majority is right in" in result.output["advice"]
+    assert "on 8 rows a majority is right in" in result.output["advice"]
     tally = result.steps["vote"].value.tally
     assert result.output["answer"] == max(tally, key=lambda answer: tally[answer])
 
@@ -67,37 +65,9 @@ def test_blend_ranks_its_drafts_and_writes_one_answer(kernel: Kernel) -> None:
     assert result.output["answer"].strip()
 
 
-WIDTH, RANK, STRING, FLOAT32 = 576, 4, 8, 6
-
-
-def write_adapter(path: Path, *, seed: int) -> None:
-    """Write a LoRA adapter in GGUF for the bundled model: random, on the attention outputs of its last blocks."""
-    rng = np.random.default_rng(seed)
-    tensors = {
-        f"blk.{block}.attn_output.weight.lora_{side}": rng.normal(0, 0.35, shape).astype(np.float32)
-        for block in range(24, 30)
-        for side, shape in (("a", (RANK, WIDTH)), ("b", (WIDTH, RANK)))
-    }
-
-    def text(value: str) -> bytes:
-        return struct.pack("<Q", len(value)) + value.encode()
-
-    strings = {"general.architecture": "llama", "general.type": "adapter", "adapter.type": "lora"}
-    out = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(strings) + 1)
-    for key, value in strings.items():
-        out += text(key) + struct.pack("<I", STRING) + text(value)
-    out += text("adapter.lora.alpha") + struct.pack("<If", FLOAT32, float(RANK))
-    offset = 0
-    for name, tensor in tensors.items():
-        out += text(name) + struct.pack("<IQQIQ", 2, tensor.shape[1], tensor.shape[0], 0, offset)
-        offset += tensor.nbytes
-    out += bytes(-len(out) % 32)
-    path.write_bytes(out + b"".join(tensor.tobytes() for tensor in tensors.values()))
-
-
 def test_average_adapters_writes_with_all_of_them_in_one_batch(kernel: Kernel, tmp_path: Path) -> None:
     for seed, name in enumerate(("formal", "brief")):
-        write_adapter(tmp_path / f"{name}.gguf", seed=seed)
+        write_adapter(tmp_path / f"{name}.gguf", seed=seed, spread=0.35)
     overrides = {f"models.main.adapters.{name}": str(tmp_path / f"{name}.gguf") for name in ("formal", "brief")}
     recipe = kernel.recipe("average_adapters", overrides={**overrides, "text.with.max_tokens": "12"})
     result = recipe.run(prompt="Ask a colleague for the report.")

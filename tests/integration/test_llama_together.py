@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import struct
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import pytest_asyncio
+from tests.integration.random_adapter import write_adapter
 
 from gristmill import (
     BusyError,
@@ -27,9 +26,6 @@ from gristmill_plugins.llama._client import LlamaModel
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-WIDTH, RANK = 576, 4
-STRING, FLOAT32 = 8, 6
-
 
 def says(text: str) -> tuple[Message, ...]:
     return (Message(role="user", content=text),)
@@ -40,36 +36,11 @@ def ask(text: str, **fields: Any) -> GenerateRequest:
     return GenerateRequest(messages=says(text), **fields)
 
 
-def write_adapter(path: Path, *, seed: int) -> None:
-    """Write a LoRA adapter in GGUF for the bundled model: random, on the attention outputs of its last blocks."""
-    rng = np.random.default_rng(seed)
-    tensors = {
-        f"blk.{block}.attn_output.weight.lora_{side}": rng.normal(0, 0.6, shape).astype(np.float32)
-        for block in range(24, 30)
-        for side, shape in (("a", (RANK, WIDTH)), ("b", (WIDTH, RANK)))
-    }
-
-    def text(value: str) -> bytes:
-        return struct.pack("<Q", len(value)) + value.encode()
-
-    strings = {"general.architecture": "llama", "general.type": "adapter", "adapter.type": "lora"}
-    out = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(strings) + 1)
-    for key, value in strings.items():
-        out += text(key) + struct.pack("<I", STRING) + text(value)
-    out += text("adapter.lora.alpha") + struct.pack("<If", FLOAT32, float(RANK))
-    offset = 0
-    for name, tensor in tensors.items():
-        out += text(name) + struct.pack("<IQQIQ", 2, tensor.shape[1], tensor.shape[0], 0, offset)
-        offset += tensor.nbytes
-    out += bytes(-len(out) % 32)
-    path.write_bytes(out + b"".join(tensor.tobytes() for tensor in tensors.values()))
-
-
 @pytest.fixture(scope="module")
 def adapters(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("adapters")
     for seed, name in enumerate(("tone", "taste")):
-        write_adapter(folder / f"{name}.gguf", seed=seed)
+        write_adapter(folder / f"{name}.gguf", seed=seed, spread=0.6)
     return {"tone": str(folder / "tone.gguf"), "taste": {"path": str(folder / "taste.gguf"), "scale": 0.5}}
 
 

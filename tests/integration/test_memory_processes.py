@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import os
 import random
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.integration.processes import Start, kill
 
 from gristmill import Kernel, Memory
 from gristmill.testing import FakeEmbedder
@@ -47,29 +45,6 @@ for line in sys.stdin:
 )
 ROUNDS = int(os.environ.get("GRISTMILL_KILL_ROUNDS", "3"))
 """Of killing writers; more of them find more: the figures of docs/memory.md are of 8."""
-Start = Callable[..., subprocess.Popen[str]]
-
-
-@pytest.fixture
-def start() -> Iterator[Start]:
-    """Start Python with `code` and `arguments`; warnings are errors there, and nothing outlives the test."""
-    started: list[subprocess.Popen[str]] = []
-
-    def run(code: str, *arguments: str, log: Path | None = None) -> subprocess.Popen[str]:
-        command = [sys.executable, "-W", "error", "-c", code, *arguments]
-        with ExitStack() as stack:
-            stdout = stack.enter_context(log.open("w")) if log else subprocess.PIPE
-            started.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=stdout, text=True))
-        return started[-1]
-
-    yield run
-    for process in started:
-        kill(process)
-
-
-def kill(process: subprocess.Popen[str]) -> None:
-    with process:
-        process.kill()
 
 
 @pytest.fixture
