@@ -7,6 +7,7 @@ import itertools
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -115,8 +116,10 @@ def ids(records: Sequence[StoredRecord]) -> list[str]:
 
 def test_a_record_keeps_what_it_was_given(memory: Memory) -> None:
     facts = {"é\x00": [1, 2.5, None, True], "deep": {"a": {"b": "c\x00"}}, "big": 2**70, "long": "x" * 9000}
-    memory.remember("c", "a\r\nb\x00c \ue000 \ue0001 中文", metadata=facts, id="one'\"\\")
+    before = time.time()
+    assert memory.remember("c", "a\r\nb\x00c \ue000 \ue0001 中文", metadata=facts, id="one'\"\\") == ["one'\"\\"]
     (record,) = memory.list("c")
+    assert before <= record.created <= time.time()
     assert (record.id, record.text) == ("one'\"\\", "a\r\nb\x00c \ue000 \ue0001 中文")
     assert (record.metadata, record.expires) == (facts, None)
     found: list[dict[str, Any]] = [{"é\x00": 2.5}, {"long": "x" * 9000}, {"é\x00": None}, {"long": {"min": "x" * 8999}}]
@@ -227,10 +230,14 @@ class Other(FakeEmbedder):
 
 def test_vectors_of_two_embedders_never_mix(memory: Memory) -> None:
     memory.remember("c", ["the mill", "the stone"])
-    told = "the vectors of collection 'c' are by 'fake-embedder', 'other' makes others\n  use the same embedder, or"
+    told = (
+        "the vectors of collection 'c' are by 'fake-embedder', 'other' makes others\n"
+        "  use the same embedder, or change them all: gristmill memory re-embed c --embedder NAME"
+    )
     for call in (memory.remember, memory.recall):
-        with pytest.raises(UsageError, match=told):
+        with pytest.raises(UsageError) as caught:
             call("c", "the mill", embedder=Other())
+        assert str(caught.value) == told
     assert memory.re_embed("c", Other()) == 2
     assert memory.collections() == [
         CollectionInfo(namespace="default", name="c", n_records=2, embedder="other", dim=32)
@@ -298,15 +305,16 @@ def test_recall_can_be_made_diverse(memory: Memory) -> None:
 
 
 SCALAR = st.one_of(
-    st.sampled_from(["a", "b", "", "1", "é"]),
+    st.sampled_from(["a", "b", "", "1", "é", "true"]),
     st.sampled_from([0, 1, 2, -1, 2**53 + 1, 0.5, 1.0]),
     st.booleans(),
     st.none(),
 )
-FACTS = st.dictionaries(st.sampled_from(["k", "l", "k'"]), st.one_of(SCALAR, st.lists(SCALAR, max_size=3)), max_size=2)
+KEY = st.sampled_from(["k", "l", "k'", 'k"'])
+FACTS = st.dictionaries(KEY, st.one_of(SCALAR, st.lists(SCALAR, max_size=3)), max_size=2)
 BOUND = st.sampled_from([-1, 0, 0.5, 1, 2])
 FILTERS = st.dictionaries(
-    st.sampled_from(["k", "l", "k'"]),
+    KEY,
     st.one_of(
         SCALAR,
         st.lists(SCALAR, max_size=3),

@@ -1,4 +1,7 @@
-"""What recall finds: the same as looking at every record, whatever the query, the filter and the way of fusing."""
+"""What recall finds: the same as looking at every record, whatever the query and the way of fusing.
+
+What every store does alike, filters among it, is tested in tests/integration/test_memory_stores.py.
+"""
 
 from __future__ import annotations
 
@@ -50,19 +53,6 @@ def mill(memory: Memory) -> Memory:
 
 def ids(records: Sequence[StoredRecord]) -> list[str]:
     return [record.id for record in records]
-
-
-def test_each_mode_puts_the_matching_record_first(mill: Memory) -> None:
-    for mode in ("dense", "lexical", "hybrid"):
-        assert ids(mill.recall("c", "the river and the mill", mode=mode))[0] == "mill"
-    assert ids(mill.recall("c", "GM-2041", mode="lexical")) == ["belt"]
-    assert mill.recall("c", "2041-GM", mode="lexical") == []
-
-
-def test_words_are_found_in_any_of_their_forms_and_accents(memory: Memory) -> None:
-    memory.remember("c", ["The belts slipped", "Der Müller schläft"], id=["en", "de"])
-    assert ids(memory.recall("c", "a slipping belt", mode="lexical")) == ["en"]
-    assert ids(memory.recall("c", "MULLER", mode="lexical")) == ["de"]
 
 
 @pytest.mark.parametrize("mode", ["hybrid", "lexical", "dense"])
@@ -141,64 +131,6 @@ def _unit(random: np.random.Generator, n: int) -> np.ndarray:
     return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
 
 
-VALUES = st.one_of(st.none(), st.booleans(), st.integers(-3, 3), st.sampled_from([0.5, 2.0, "a", "b", "1", "true"]))
-FACTS = st.dictionaries(
-    st.sampled_from(["x", "y", 'k"ey']), st.one_of(VALUES, st.lists(VALUES, max_size=3)), max_size=3
-)
-BOUND = st.integers(-3, 3)
-FILTERS = st.dictionaries(
-    st.sampled_from(["x", "y", 'k"ey']),
-    st.one_of(
-        VALUES,
-        st.lists(VALUES, max_size=3),
-        st.fixed_dictionaries({"min": BOUND}),
-        st.fixed_dictionaries({"min": BOUND, "max": BOUND}),
-        st.fixed_dictionaries({"max": st.sampled_from(["a", "b"])}),
-    ),
-    max_size=2,
-)
-
-
-def _equal(left: Any, right: Any) -> bool:
-    return isinstance(left, bool) == isinstance(right, bool) and left == right
-
-
-def _holds(facts: dict[str, Any], where: dict[str, Any]) -> bool:
-    """Say what a filter means, the slow way."""
-    for key, wanted in where.items():
-        if key not in facts:
-            return False
-        values = facts[key] if isinstance(facts[key], list) else [facts[key]]
-        if isinstance(wanted, dict):
-            kind = str if isinstance(next(iter(wanted.values())), str) else (int, float)
-            fitting = [v for v in values if isinstance(v, kind) and not isinstance(v, bool)]
-            if not any(wanted.get("min", v) <= v <= wanted.get("max", v) for v in fitting):
-                return False
-        else:
-            items = wanted if isinstance(wanted, list) else [wanted]
-            if not any(_equal(value, item) for value in values for item in items):
-                return False
-    return True
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.lists(FACTS, min_size=1, max_size=12), st.lists(FILTERS, min_size=1, max_size=4))
-def test_filters_mean_the_same_in_every_mode(facts: list[dict[str, Any]], filters: list[dict[str, Any]]) -> None:
-    vectors = _unit(np.random.default_rng(1), len(facts))
-    with fresh_store() as store:
-        records = [StoredRecord(id=str(i), text="word", metadata=metadata) for i, metadata in enumerate(facts)]
-        store._upsert(HERE, records, vectors, "e")
-        for where in filters:
-            expected = {str(i) for i, metadata in enumerate(facts) if _holds(metadata, where)}
-            for query in (
-                StoreQuery(99, vectors[0], "e", where=where),
-                StoreQuery(99, text="word", where=where),
-                StoreQuery(99, vectors[0], "e", "word", where),
-            ):
-                hits = SqliteStore.search.__wrapped__(store, HERE, query)  # type: ignore[attr-defined]
-                assert {hit.record.id for hit in hits} == expected
-
-
 def test_a_range_of_several_values_holds_for_one_of_them(mill: Memory) -> None:
     assert ids(mill.recall("c", "the", where={"year": {"min": 2000}})) == ["leave"]
     assert ids(mill.recall("c", "the", where={"kind": ["place", "error"], "year": {"max": 1900}})) == ["mill"]
@@ -248,12 +180,6 @@ def test_marginal_relevance_passes_over_what_says_the_same_again() -> None:
     assert [hit.record.id for hit, _ in diversify(hits, 2, 0.5)] == ["a", "b"]
     assert [hit.record.id for hit, _ in diversify(hits, 3, 1.0)] == ["a", "again", "b"]
     assert diversify([], 3, 0.5) == []
-
-
-def test_recall_can_be_made_diverse(memory: Memory) -> None:
-    memory.remember("c", ["mill river mill", "mill river mill river", "belt"], id=["1", "2", "3"])
-    assert ids(memory.recall("c", "mill river", top_k=2, mode="dense")) == ["2", "1"]
-    assert ids(memory.recall("c", "mill river", top_k=2, mode="dense", mmr=0.3)) == ["2", "3"]
 
 
 def test_a_minimum_score_leaves_out_the_rest(mill: Memory) -> None:

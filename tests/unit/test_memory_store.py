@@ -1,4 +1,7 @@
-"""What is kept: by whom it can be seen, for how long, by which embedder, and what happens when the disk says no."""
+"""What memory and its SQLite file promise beyond the contract of all stores: refusals, files, versions, full disks.
+
+The contract, for SQLite too, is tests/integration/test_memory_stores.py.
+"""
 
 from __future__ import annotations
 
@@ -58,15 +61,6 @@ def texts(records: Sequence[StoredRecord]) -> list[str]:
     return [record.text for record in records]
 
 
-def test_a_record_keeps_what_it_was_given(memory: Memory) -> None:
-    facts = {"é": [1, 2.5, None, True], "deep": {"a": {"b": "c"}}, "big": 2**70}
-    before = time.time()
-    assert memory.remember("c", "a\r\nb\x00c", metadata=facts, id="one") == ["one"]
-    (record,) = memory.list("c")
-    assert (record.id, record.text, record.metadata, record.expires) == ("one", "a\r\nb\x00c", facts, None)
-    assert before <= record.created <= time.time()
-
-
 def test_the_same_text_twice_is_one_record_and_an_id_is_replaced(memory: Memory) -> None:
     first = memory.remember("c", ["same", "same"], metadata={"n": 1})
     assert memory.remember("c", "same", metadata={"n": 2}) == first[:1] == first[1:]
@@ -109,86 +103,10 @@ def test_what_cannot_be_kept_is_refused_with_the_reason(memory: Memory, argument
     assert memory.collections() == []
 
 
-def test_one_namespace_never_sees_another(memory: Memory) -> None:
-    for user in ("ada", "bob"):
-        memory.remember("c", f"secret of {user}", id="same", namespace=user)
-    memory.remember("c", ["secret"] + [f"secret {n}" for n in range(50)], namespace="crowd")
-    alone = memory.recall("c", "secret of", mode="lexical", namespace="ada")
-    for mode in ("dense", "lexical", "hybrid"):
-        found = memory.recall("c", "secret of bob", namespace="ada", mode=mode, top_k=99)
-        assert texts(found) == ["secret of ada"]
-    assert texts(memory.list("c", namespace="ada")) == ["secret of ada"]
-    assert [info.name for info in memory.collections(namespace="ada")] == ["c"]
-    assert memory.forget("c", "same", namespace="bob") == 1
-    assert memory.forget("c", all=True, namespace="crowd") == 51
-    again = memory.recall("c", "secret of", mode="lexical", namespace="ada")
-    assert [record.score for record in again] == [record.score for record in alone], "scores tell of others' records"
-    assert memory.recall("c", "secret") == []
-    assert memory.collections() == []
-
-
-def test_an_expired_record_is_not_found_and_goes_with_a_later_write(tmp_path: Path) -> None:
-    clock = [1000.0]
-    store = SqliteStore(tmp_path, now=lambda: clock[0])
-    with Kernel(memory=store, cache=False) as kernel:
-        memory = kernel.memory
-        memory._default = FakeEmbedder
-        record = StoredRecord(id="soon", text="gone soon", expires=1010.0)
-        store._upsert(
-            HERE, [record, StoredRecord(id="stays", text="stays")], FakeEmbedder().vectors(["a", "b"]), "fake-embedder"
-        )
-        assert len(memory.recall("c", "gone soon")) == 2
-        clock[0] = 1010.0
-        for mode in ("dense", "lexical", "hybrid"):
-            assert "gone soon" not in texts(memory.recall("c", "gone soon", mode=mode))
-        assert texts(memory.list("c")) == ["stays"]
-        assert memory.collections()[0].n_records == 1
-        memory.remember("c", "more")
-    with sqlite3.connect(store.path) as connection:
-        assert connection.execute("SELECT id FROM records ORDER BY number").fetchall()[0] == ("stays",)
-    connection.close()
-
-
 def test_expires_s_counts_from_now(memory: Memory) -> None:
     memory.remember("c", "for an hour", expires_s=3600)
     (record,) = memory.list("c")
     assert record.expires == pytest.approx(time.time() + 3600, abs=60)
-
-
-def test_vectors_of_two_embedders_never_mix(memory: Memory) -> None:
-    memory.remember("c", "the mill")
-    told = (
-        "the vectors of collection 'c' are by 'fake-embedder', 'other' makes others\n"
-        "  use the same embedder, or change them all: gristmill memory re-embed c --embedder NAME"
-    )
-    for call in (memory.remember, memory.recall):
-        with pytest.raises(UsageError) as caught:
-            call("c", "the mill", embedder=Other())
-        assert str(caught.value) == told
-    assert memory.re_embed("c", Other()) == 1
-    assert memory.collections()[0].embedder == "other"
-    assert texts(memory.recall("c", "the mill", mode="dense", embedder=Other())) == ["the mill"]
-    with pytest.raises(UsageError, match="are by 'other', 'fake-embedder' makes others"):
-        memory.recall("c", "the mill")
-
-
-def test_re_embedding_takes_in_what_was_written_meanwhile(memory: Memory) -> None:
-    memory.remember("c", [f"text {n}" for n in range(5)])
-    rounds: list[int] = []
-
-    class Slow(Other):
-        async def embed(self, texts: Sequence[str]) -> np.ndarray:
-            rounds.append(len(texts))
-            if len(rounds) == 1:  # another process writes while this one embeds
-                await memory.aremember("c", "late")
-                await memory.aforget("c", [(await memory.alist("c"))[0].id])
-            return await super().embed(texts)
-
-    assert memory.re_embed("c", Slow()) == 5
-    assert rounds == [5, 1]
-    found = memory.recall("c", "late", mode="dense", embedder=Other(), top_k=9)
-    assert len(found) == 5
-    assert found[0].text == "late"
 
 
 def test_re_embedding_what_is_not_there_is_refused(memory: Memory) -> None:
