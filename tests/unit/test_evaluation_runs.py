@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping
+from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from gristmill.testing import FakePlugin
 from gristmill_plugins.evaluation._compare import Difference, compare, pareto
 from gristmill_plugins.evaluation._condition import holds
 from gristmill_plugins.evaluation._evaluate import Evaluated, evaluate, read_task_rows
+from gristmill_plugins.evaluation._history import show_lines
 from gristmill_plugins.evaluation._records import find_record, list_records, read_scores
 from gristmill_plugins.evaluation._runner import Effort
 from gristmill_plugins.evaluation._samples import Columns
@@ -36,8 +38,10 @@ EFFORT = Effort(8, 1)
 
 
 def answers(request: GenerateRequest, _: int) -> str:
-    """`good` is right on every row, `poor` on every third."""
+    """`good` is right on every row, `poor` on every third, `stuck` says "odd" to all."""
     who, text = request.messages[-1].content.split(" ", 1)
+    if who == "stuck":
+        return "odd"
     n = int(re.findall(r"\d+", text)[0])
     right, wrong = ("even", "odd") if n % 2 == 0 else ("odd", "even")
     if who == "good":
@@ -49,7 +53,7 @@ class Lab:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.kernel = Kernel(plugins={"fake": FakePlugin(answers=answers)}, cache=False)
-        for name in ("good", "poor"):
+        for name in ("good", "poor", "stuck"):
             self.write(f"{name}.yaml", RECIPE % {"name": name, "how": "choices: [even, odd]"})
         rows = [
             {"id": n, "text": f"is {n}", "label": "even" if n % 2 == 0 else "odd", "group": "xy"[n % 2]}
@@ -344,6 +348,23 @@ class TestCommands:
         assert "poor: 60 rows" in told
         assert "accuracy  0.333 [0.227, 0.459]  60" in told
         assert "60 model calls" in told
+
+    def test_what_a_recipe_says_too_often_is_told_wherever_it_is_shown(self, lab: Lab, capsys: Any) -> None:
+        told = "stuck leans: 'odd' is the answer in 60 of 60 rows and right in 30"
+        html = lab.folder / "r.html"
+        lab.command("good.yaml", "stuck.yaml", show=Show(html=html, quiet=True))
+        assert f"\n\n{told}\n" in capsys.readouterr().out
+        assert escape(told) in html.read_text()
+        kept = find_record(lab.kernel.settings.data_directory, "last")
+        assert kept["recipes"]["good"]["leaning"] is None
+        assert kept["recipes"]["stuck"]["leaning"] == {
+            "answer": "odd", "column": None, "place": None, "given": 60, "right": 30, "n": 60,
+        }  # fmt: skip
+        assert f"  {told.removeprefix('stuck ')}" in show_lines(kept)
+        lab.command("stuck.yaml", kind="eval")
+        assert told in capsys.readouterr().out
+        lab.command("poor.yaml", kind="eval")
+        assert "leans" not in capsys.readouterr().out
 
     def test_a_comparison_needs_two_recipes(self, lab: Lab) -> None:
         with pytest.raises(UsageError, match="a comparison needs two recipes"):

@@ -97,11 +97,17 @@ def test_an_interval_of_a_largest_difference_holds_the_figure_itself() -> None:
     assert interval.low < largest(range(120)) < interval.high
 
 
-@pytest.mark.parametrize(("only_first", "only_second"), [(0, 0), (1, 0), (5, 5), (1, 9), (40, 61), (300, 200)])
+@pytest.mark.parametrize(
+    ("only_first", "only_second"), [(0, 0), (1, 0), (5, 5), (1, 9), (40, 61), (300, 200), (500_300, 499_700)]
+)
 def test_mcnemar_is_scipys_binomial_test(only_first: int, only_second: int) -> None:
     n = only_first + only_second
     theirs = stats.binomtest(only_first, n).pvalue if n else 1.0
     assert mcnemar_exact(only_first, only_second) == pytest.approx(theirs)
+
+
+def test_a_p_value_is_never_0() -> None:
+    assert 0 < mcnemar_exact(0, 5_000) < 1e-300
 
 
 def test_the_permutation_test_counts_all_patterns_where_there_are_few_as_scipy_does() -> None:

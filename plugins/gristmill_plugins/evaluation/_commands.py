@@ -285,7 +285,7 @@ def optimize(
     from gristmill_plugins.evaluation._optimize import as_options, read_search
     from gristmill_plugins.evaluation._optimize import optimize as search_for
     from gristmill_plugins.evaluation._plain import jsonable
-    from gristmill_plugins.evaluation._print import print_note, shown
+    from gristmill_plugins.evaluation._print import print_leanings, print_note, shown
     from gristmill_plugins.evaluation._records import keep, make_record, row_lines
     from gristmill_plugins.evaluation._runner import Effort
     from gristmill_plugins.evaluation._session import print_differences
@@ -311,6 +311,7 @@ def optimize(
         typer.echo(f"  {one.name}: {figures}, {one.cost.tokens_per_row:,.0f} tokens/row")
     if found.setting:
         print_differences(found.differences)
+        print_leanings(found.confirmed)
         typer.echo("\nbest setting: " + " ".join(as_options(found.setting)))
     else:
         typer.echo("the recipe as it is was the best")
@@ -339,7 +340,7 @@ def ladder(
     from gristmill.commands import print_table
     from gristmill_plugins.evaluation._ladder import climb, keep_best, read_ladder, table
     from gristmill_plugins.evaluation._plain import jsonable
-    from gristmill_plugins.evaluation._print import print_note
+    from gristmill_plugins.evaluation._print import print_leanings, print_note
     from gristmill_plugins.evaluation._progress import Progress
     from gristmill_plugins.evaluation._records import keep, make_record, row_lines
     from gristmill_plugins.evaluation._runner import Effort
@@ -370,4 +371,5 @@ def ladder(
     headings = ("rung", *metrics, f"{metrics[0]}, against the first", "p (Holm)", "tokens/row", "seconds", "")
     typer.echo("")
     print_table(headings, table(climbed))
+    print_leanings(climbed.evaluated)
     print_note([f"the recipes are in {folder}", f"kept as {place.stem}"])

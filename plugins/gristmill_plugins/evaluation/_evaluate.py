@@ -20,6 +20,7 @@ from gristmill import UsageError
 from gristmill_plugins.evaluation._cost import Cost, Spent
 from gristmill_plugins.evaluation._identity import Identity, identify
 from gristmill_plugins.evaluation._inputs import map_inputs
+from gristmill_plugins.evaluation._leaning import Leaning, leaning
 from gristmill_plugins.evaluation._metrics import Metric
 from gristmill_plugins.evaluation._row_store import Rows
 from gristmill_plugins.evaluation._rows import DataFile, Row, look_at, need_column, read_rows
@@ -62,6 +63,8 @@ class Evaluated:
     repeats: tuple[tuple[Sample, ...], ...] = field(repr=False)
     spread: dict[str, float] = field(default_factory=dict)
     """Standard deviation of each figure over repeats, where there are several."""
+    leaning: Leaning | None = None
+    """What the first repeat answered far more often than it is right."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +147,7 @@ def evaluate(
         repeats[0],
         tuple(repeats),
         _spread(metrics, repeats) if task.repeats > 1 else {},
+        leaning(data.rows, repeats[0]),
     )
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gristmill_plugins.evaluation._identity import differences
+from gristmill_plugins.evaluation._leaning import Leaning
 from gristmill_plugins.evaluation._records import read_scores
 from gristmill_plugins.evaluation._statistics import difference_interval, paired_permutation
 
@@ -54,6 +55,8 @@ def show_lines(record: Mapping[str, Any]) -> list[str]:
         for metric, figure in one["metrics"].items():
             span = "" if figure["low"] is None else f" [{number(figure['low'])}, {number(figure['high'])}]"
             lines.append(f"  {metric}: {number(figure['value'])}{span}, n={figure['n']:,}")
+        if found := one.get("leaning"):
+            lines.append(f"  leans: {Leaning(**found)}")
         cost = one["cost"]
         lines.append(f"  {cost['calls']:,} calls, {cost['tokens_per_row']:,.0f} tokens a row, {cost['seconds']:.1f} s")
     if out := record.get("out"):

@@ -63,8 +63,8 @@ def _confident(figure: Callable[[Sequence[float], Sequence[float]], float | None
 
 def _brier(samples: Sequence[Sample]) -> float | None:
     known = [sample for sample in samples if sample.probabilities is not None and sample.expected]
-    shares = [{texts._label(name): share for name, share in (s.probabilities or {}).items()} for s in known]
-    truths = [next((t for t in map(texts._label, s.expected) if t in share), texts._label(s.expected[0]))
+    shares = [{texts.label_of(name): share for name, share in (s.probabilities or {}).items()} for s in known]
+    truths = [next((t for t in map(texts.label_of, s.expected) if t in share), texts.label_of(s.expected[0]))
               for s, share in zip(known, shares, strict=True)]  # fmt: skip
     return sets.brier(shares, truths)
 
@@ -109,11 +109,11 @@ def _marker(sample: Sample) -> float | None:
 
 
 def _given(samples: Sequence[Sample]) -> list[str]:
-    return ["" if sample.answer is None else texts._label(sample.answer) for sample in samples]
+    return ["" if sample.answer is None else texts.label_of(sample.answer) for sample in samples]
 
 
 def _truths(samples: Sequence[Sample]) -> list[str]:
-    return [texts._label(sample.expected[0]) if sample.expected else "" for sample in samples]
+    return [texts.label_of(sample.expected[0]) if sample.expected else "" for sample in samples]
 
 
 def _groups(samples: Sequence[Sample]) -> list[str]:

@@ -38,7 +38,17 @@ def print_evaluated(evaluated: Evaluated, n_rows: int) -> None:
             for value, figures in values.items()
         ]
         print_table((column, *evaluated.figures, "n"), table, right=[len(evaluated.figures) + 1])
+    print_leanings([evaluated])
     typer.echo("\n" + told_cost(evaluated.cost))
+
+
+def print_leanings(evaluated: Sequence[Evaluated]) -> None:
+    """Print what each recipe answers too often, after an empty line; nothing where none does."""
+    found = [one for one in evaluated if one.leaning]
+    if found:
+        typer.echo("")
+    for one in found:
+        typer.echo(f"{one.name} leans: {one.leaning}")
 
 
 def failures(evaluated: Evaluated) -> str:

@@ -57,6 +57,7 @@ def evaluated_record(evaluated: Evaluated) -> dict[str, Any]:
         "spread": dict(evaluated.spread),
         "cost": cost_record(evaluated.cost),
         "failed": evaluated.n_failed,
+        "leaning": evaluated.leaning.as_json() if evaluated.leaning else None,
     }
 
 

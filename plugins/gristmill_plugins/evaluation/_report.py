@@ -14,6 +14,7 @@ from typing import Any
 from gristmill import UsageError
 from gristmill_plugins.evaluation._compare import Point
 from gristmill_plugins.evaluation._evaluate import Evaluated
+from gristmill_plugins.evaluation._leaning import Leaning
 from gristmill_plugins.evaluation._metrics import right
 from gristmill_plugins.evaluation._set_metrics import reliability
 from gristmill_plugins.evaluation._svg import differences_picture, front_picture, reliability_picture
@@ -92,7 +93,10 @@ def _scores(record: Mapping[str, Any]) -> list[str]:
             f"{cost['calls']:,}", f"{cost['seconds']:.1f}", f"{cost['rows_cached']:,}", f"{one['failed']:,}",
         ])  # fmt: skip
     headings = ["recipe", *metrics, "tokens of a row", "calls", "seconds", "rows from the cache", "failed"]
-    return ["<h2>Scores and cost</h2>", _table(headings, rows)]
+    leanings = [
+        f"{name} leans: {Leaning(**one['leaning'])}" for name, one in record["recipes"].items() if one["leaning"]
+    ]
+    return ["<h2>Scores and cost</h2>", _table(headings, rows), *(f"<p>{escape(text)}</p>" for text in leanings)]
 
 
 def _differences(record: Mapping[str, Any]) -> list[str]:

@@ -22,7 +22,15 @@ from gristmill_plugins.evaluation._condition import holds
 from gristmill_plugins.evaluation._evaluate import Evaluated, TaskRows, evaluate, read_task_rows
 from gristmill_plugins.evaluation._inputs import parse_pairs
 from gristmill_plugins.evaluation._plain import jsonable
-from gristmill_plugins.evaluation._print import failures, print_evaluated, print_lines, print_note, shown, told_cost
+from gristmill_plugins.evaluation._print import (
+    failures,
+    print_evaluated,
+    print_leanings,
+    print_lines,
+    print_note,
+    shown,
+    told_cost,
+)
 from gristmill_plugins.evaluation._progress import Progress
 from gristmill_plugins.evaluation._records import keep, make_record, row_lines
 from gristmill_plugins.evaluation._runner import Effort
@@ -225,6 +233,7 @@ def _tell(
     headings = ("recipe", *metrics, "tokens/row", "seconds")
     print_lines(f"{len(data.rows):,} rows", headings, rows, right=(len(metrics) + 1, len(metrics) + 2))
     print_differences(differences)
+    print_leanings(evaluated)
     for one in evaluated:
         for column, values in one.slices.items():
             table = [(value, *(shown(figures[m]) for m in metrics)) for value, figures in values.items()]

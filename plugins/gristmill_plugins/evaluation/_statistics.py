@@ -7,6 +7,7 @@ interval and p-value, and a p-value is never 0.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -137,12 +138,13 @@ def mcnemar_exact(only_first: int, only_second: int) -> float:
 
     The binomial test of McNemar 1947 without the chi-squared approximation (Dietterich 1998 on its use for learners).
     """
+    from scipy.special import bdtr
+
     n = only_first + only_second
     if n == 0:
         return 1.0
-    fewer = min(only_first, only_second)
-    tail = sum(math.comb(n, k) for k in range(fewer + 1))
-    return min(1.0, 2 * tail / (1 << n))
+    tail = float(bdtr(min(only_first, only_second), n, 0.5))
+    return min(1.0, max(2 * tail, sys.float_info.min))  # never 0, where the true value is below every float
 
 
 def paired_permutation(differences: Sequence[float], *, seed: int = 0) -> float:

@@ -33,11 +33,12 @@ def normalise(text: str) -> str:
 
 def accuracy(answer: str, expected: str) -> float:
     """1 where the label is the expected one, but for case, outer spaces and closing punctuation."""
-    return float(_label(answer) == _label(expected))
+    return float(label_of(answer) == label_of(expected))
 
 
 @lru_cache(maxsize=16_384)
-def _label(text: str) -> str:
+def label_of(text: str) -> str:
+    """Return a label's normal form: what `accuracy` compares."""
     return text.strip().strip("\"'`*").rstrip(".!").strip().casefold()
 
 
