@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "JsonOption", "ModelOption", "PluginOption", "RecipeArgument", "SetOption",
-    "plural", "print_table", "read_document", "read_inputs", "read_overrides",
+    "plural", "print_table", "printable", "read_document", "read_inputs", "read_overrides",
 ]  # fmt: skip
 
 RecipeArgument = Annotated[str, typer.Argument(help="A recipe's name (`gristmill list`) or path.", show_default=False)]
@@ -80,9 +80,17 @@ def plural(count: int, noun: str) -> str:
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
+def printable(text: str) -> str:
+    """Return text with its control characters, but line feeds and tabs, as a mark: data must not drive the terminal."""
+    return "".join(char if char.isprintable() or char in "\n\t" else "�" for char in text)
+
+
 def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]], *, right: Iterable[int] = ()) -> None:
-    """Print columns as wide as their widest cell, those of index `right` to the right; the last as long as it is."""
-    table = [tuple(headings), *map(tuple, rows)]
+    """Print columns as wide as their widest cell, those of index `right` to the right; the last as long as it is.
+
+    A cell is one line, and no control character of it reaches the terminal.
+    """
+    table = [tuple(" ".join(printable(cell).split("\n")) for cell in row) for row in (headings, *rows)]
     widths = [max(len(row[column]) for row in table) for column in range(len(headings))]
     to_right = set(right)
     for row in table:

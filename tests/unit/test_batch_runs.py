@@ -56,6 +56,11 @@ class Work:
                 gate.set()
         return text.upper() + mark
 
+    @function
+    async def count(self) -> int:
+        """Return a number that no input has a part in."""
+        return 1
+
 
 def counts(done: BatchSummary) -> tuple[int, int, int]:
     """Return rows, rows before, rows that failed."""
@@ -225,6 +230,23 @@ class TestGoingOn:
         assert "undo the change and run the same command to go on" in str(caught.value)
         assert desk.out.read_bytes() == before
 
+    def test_a_file_plugin_or_order_that_changed_is_refused_and_named(self, desk: Desk) -> None:
+        data, file, plugin = desk.rows("a"), desk.write("f.txt", "one"), desk.write("p.py", "x = 1\n")
+        same: dict[str, Any] = {"constants": {"mark": file}, "plugin_files": (str(plugin),), "id_column": "id"}
+        desk.recipe.write_text(RECIPE.replace("mark: {type: string", "mark: {type: path"))
+        desk.batch(data, **same)
+        assert counts(desk.batch(data, **same)) == (1, 1, 0)
+        for told, options in (
+            ("the option '--id' changed", same | {"id_column": "text"}),
+            ("the records so far are in no order, and '--in-order' is asked for", same | {"in_order": True}),
+        ):
+            with pytest.raises(UsageError, match=told):
+                desk.batch(data, **options)
+        file.write_text("two")
+        plugin.write_text("x = 2\n")
+        with pytest.raises(UsageError, match=r"the input 'mark' changed\n  the plugin '.*p.py' changed"):
+            desk.batch(data, **same)
+
     def test_another_model_is_refused_by_its_name(self, desk: Desk) -> None:
         text = "version: 1\nname: r\ninputs: {text: string}\nmodels: {main: {use: fake, name: %s}}\nsteps:\n"
         text += "  a: {prompt: '${inputs.text}'}\n"
@@ -303,6 +325,33 @@ class TestMistakes:
         desk.out = desk.rows("a")
         with pytest.raises(UsageError, match="the output needs a file of its own"):
             desk.batch(desk.out)
+
+    def test_an_output_that_is_no_file_is_refused(self, desk: Desk) -> None:
+        data = desk.rows("a")
+        for place in (Path(), desk.folder, Path("/dev/null")):
+            desk.out = place
+            with pytest.raises(UsageError, match="is no file that records could be written to"):
+                desk.batch(data)
+
+    def test_a_column_of_ids_that_is_not_there_is_told(self, desk: Desk) -> None:
+        with pytest.raises(UsageError, match=r"no column 'idd', which --id names\n  did you mean 'id'\?"):
+            desk.batch(desk.rows("a"), id_column="idd")
+
+    def test_a_row_that_is_nested_too_deeply_is_a_failure_of_its_own(self, desk: Desk) -> None:
+        desk.recipe.write_text("version: 1\ninputs: {text: any}\nsteps: {s: {use: work.count}}\noutput: ${s}\n")
+        deep = '{"text": ' + "[" * 700 + "]" * 700 + "}\n"
+        assert counts(desk.batch(desk.write("in.jsonl", deep + '{"text": 1}\n'))) == (2, 0, 1)
+        assert desk.records()[0]["error"]["message"].endswith("is nested too deeply to be written")
+
+    def test_the_file_behind_a_link_is_written_and_the_link_stays(self, desk: Desk) -> None:
+        target, data = desk.out, desk.rows("a", "b")
+        desk.out = desk.folder / "link.jsonl"
+        desk.out.symlink_to(target)
+        desk.work.fails_on = {"b": 2}
+        desk.batch(data)
+        desk.batch(data, retry_failed=True)
+        assert desk.out.is_symlink()
+        assert sorted(json.loads(line)["output"] for line in target.read_text().splitlines()) == ["A!", "B!"]
 
     def test_a_csv_file_with_two_columns_of_one_name_is_refused(self, desk: Desk) -> None:
         with pytest.raises(UsageError, match="two columns are called 'text'"):

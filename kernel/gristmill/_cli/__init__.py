@@ -22,7 +22,10 @@ def main() -> None:
     try:
         app()
     except GristmillError as error:
-        print(f"gristmill: error: {error}" if str(error).count("\n") < 3 else str(error), file=sys.stderr)
+        from gristmill.commands import printable
+
+        told = printable(str(error))
+        print(f"gristmill: error: {told}" if told.count("\n") < 3 else told, file=sys.stderr)
         sys.exit(error.exit_code)
     except ModuleNotFoundError as error:
         from gristmill._cli._extras import extra_of

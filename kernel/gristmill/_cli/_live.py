@@ -24,6 +24,7 @@ from gristmill._events import (
     Token,
 )
 from gristmill._language._recipe import Recipe
+from gristmill.commands import printable
 
 TAIL_CHARS = 500
 MOST_TEXTS = 6
@@ -166,17 +167,12 @@ class LiveView(View):
         for (step, item, sample), text in shown:
             label = step + ("" if item is None else f"[{item}]") + (f" #{sample}" if sample else "")
             tail = text if len(shown) == 1 else text[-TAIL_CHARS // 5 :].replace("\n", " ")
-            lines.append(Text(f"{label}: {_printable(tail)}", "italic"))
+            lines.append(Text(f"{label}: {printable(tail)}", "italic"))
         return lines
 
     def _rate(self, name: str) -> str:
         count, since = self.counts.get(name, (0, 0.0))
         return f"{count} tokens, {count / max(time.perf_counter() - since, 1e-6):.0f}/s" if count else ""
-
-
-def _printable(text: str) -> str:
-    """Drop control characters: a model's text must not drive the terminal."""
-    return "".join(char if char.isprintable() or char == "\n" else "�" for char in text)
 
 
 @contextmanager

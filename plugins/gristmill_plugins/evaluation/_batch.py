@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 from gristmill import UsageError, Value
 from gristmill_plugins.evaluation._cost import Cost, Spent
-from gristmill_plugins.evaluation._identity import Identity, identify
+from gristmill_plugins.evaluation._identity import Identity, file_digest, identify
 from gristmill_plugins.evaluation._inputs import map_inputs
 from gristmill_plugins.evaluation._ledger import Ledger
 from gristmill_plugins.evaluation._plain import jsonable
-from gristmill_plugins.evaluation._rows import DataFile, Row, look_at, read_rows, value_at
+from gristmill_plugins.evaluation._rows import DataFile, Row, look_at, need_column, read_rows, value_at
 from gristmill_plugins.evaluation._runner import DEFAULT_EFFORT, Effort, Outcome, run_rows, told
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ class BatchOptions:
     in_order: bool = False
     retry_failed: bool = False
     limit: int | None = None
+    plugin_files: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,15 +72,26 @@ def run_batch(
     """
     if options.in_order and options.retry_failed:
         raise UsageError("rows that are tried again get their records last: --retry-failed excludes --in-order")
+    if not out.name or (out.exists() and not out.is_file()):
+        raise UsageError(f"{str(out)!r} is no file that records could be written to", hint="--out OUT.jsonl")
     if out.resolve() == data.resolve():
         raise UsageError(f"{out} is the data: the output needs a file of its own")
     file = look_at(data)
-    inputs = map_inputs(recipe, options.columns, options.constants, next(read_rows(data), None))
-    identity = identify(recipe, options.overrides) | {
-        "data": {"path": str(data), "sha256": file.sha256, "size_bytes": file.size_bytes},
-        "map": dict(inputs.columns),
-        "constants": jsonable(options.constants),
-    }
+    first = next(read_rows(data), None)
+    inputs = map_inputs(recipe, options.columns, options.constants, first)
+    if options.id_column is not None and first is not None and first.error is None:
+        need_column(first.data, options.id_column, "--id names")
+    identity = (
+        identify(recipe, options.overrides)
+        | {
+            "data": {"path": str(data), "sha256": file.sha256, "size_bytes": file.size_bytes},
+            "map": dict(inputs.columns),
+            "constants": {name: _constant(value) for name, value in options.constants.items()},
+            "plugins": {path: file_digest(Path(path)) for path in options.plugin_files},
+            "options": {"--id": options.id_column} if options.id_column else {},
+        }
+        | ({"order": {"--in-order": True}} if options.in_order else {})
+    )
     with Ledger(out, identity, retry_failed=options.retry_failed) as ledger:
         n_before = ledger.done.count
         writer = _Writer(ledger, options, file, progress)
@@ -91,6 +103,11 @@ def run_batch(
             raise UsageError(f"{data} changed while the batch read it", hint=f"begin anew, not with {out}")
         cost = writer.spent.cost(seconds=seconds, n_rows=ledger.done.count - n_before)
         return BatchSummary(ledger.done.count, n_before, ledger.n_failed, identity, file, cost)
+
+
+def _constant(value: Any) -> Any:
+    """Return what stands for an input that all rows share: of a file its bytes too, for they may change."""
+    return [str(value), file_digest(value)] if isinstance(value, Path) and value.is_file() else jsonable(value)
 
 
 def _upto(rows: Iterator[Row], limit: int | None) -> Iterator[Row]:
@@ -110,7 +127,11 @@ class _Writer:
     def take(self, outcome: Outcome) -> None:
         if outcome.result is not None:
             self.spent.add(outcome.result.usage)
-        self.ledger.write(record_of(outcome, self.options.id_column))
+        try:
+            record = record_of(outcome, self.options.id_column)
+        except RecursionError:
+            record = _too_deep(outcome)
+        self.ledger.write(record)
         self.progress(self.ledger.done.count, self.ledger.n_failed, self.n_rows)
 
 
@@ -128,6 +149,12 @@ def record_of(outcome: Outcome, id_column: str | None) -> dict[str, Any]:
         record["output"] = jsonable(output) if text is None else text
     record["attempts"] = outcome.attempts
     return record
+
+
+def _too_deep(outcome: Outcome) -> dict[str, Any]:
+    told = "the row, or what came of it, is nested too deeply to be written"
+    return {"row": outcome.row.number, "id": outcome.row.number, "input": None,
+            "error": {"type": "RecursionError", "message": told}, "attempts": outcome.attempts}  # fmt: skip
 
 
 def _id_of(row: Row, column: str | None) -> Any:

@@ -106,7 +106,7 @@ def batch(
     from gristmill_plugins.evaluation._inputs import parse_pairs
     from gristmill_plugins.evaluation._print import print_note
     from gristmill_plugins.evaluation._progress import Progress
-    from gristmill_plugins.evaluation._records import batch_record, keep
+    from gristmill_plugins.evaluation._records import batch_record, keep, prepare
 
     with _kernel(plugin, cache=not no_cache) as kernel:
         overrides = read_overrides(kernel, recipe, model, set_)
@@ -120,9 +120,15 @@ def batch(
             in_order=in_order,
             retry_failed=retry_failed,
             limit=limit,
+            plugin_files=tuple(plugin or ()),
         )
-        with Progress("rows", quiet=quiet or as_json) as progress:
-            done = run_batch(loaded, data, out, options, progress.update)
+        prepare(kernel)
+        try:
+            with Progress("rows", quiet=quiet or as_json) as progress:
+                done = run_batch(loaded, data, out, options, progress.update)
+        except KeyboardInterrupt:
+            print_note(["stopped: the same command goes on from here"])
+            raise
         record = batch_record(data, out, done)
         keep(kernel, record)
     if as_json:
@@ -338,7 +344,7 @@ def ladder(
 ) -> None:
     """Try one technique after another on a task; say what each gained and cost, and where to stop."""
     from gristmill.commands import print_table
-    from gristmill_plugins.evaluation._ladder import climb, keep_best, read_ladder, table
+    from gristmill_plugins.evaluation._ladder import check_places, climb, keep_best, read_ladder, table
     from gristmill_plugins.evaluation._plain import jsonable
     from gristmill_plugins.evaluation._print import print_leanings, print_note
     from gristmill_plugins.evaluation._progress import Progress
@@ -348,6 +354,11 @@ def ladder(
 
     task = read_ladder(file)
     folder = recipes or file.with_name(f"{file.stem}.rungs")
+    check_places(folder, best)
+    if html is not None:
+        from gristmill_plugins.evaluation._report import check_report, write_report
+
+        check_report(html)
     silent = quiet or as_json
     with _kernel(plugin, cache=not no_cache) as kernel, Progress("rows", quiet=silent) as progress:
         climbed, data = climb(
@@ -361,8 +372,6 @@ def ladder(
     if best is not None:
         keep_best(climbed, folder, best)
     if html is not None:
-        from gristmill_plugins.evaluation._report import write_report
-
         write_report(html, record, climbed.evaluated)
     if as_json:
         typer.echo(json.dumps(record, ensure_ascii=False))

@@ -115,17 +115,18 @@ def _set_difference(metric: Metric, first: Evaluated, second: Evaluated, seed: i
 def _swapped(
     metric: Metric, first: Evaluated, second: Evaluated, observed: float, together: Sequence[Sequence[int]], seed: int
 ) -> float:
+    """Return the p-value: rows change sides in all repeats together, as a row's repeats are not independent."""
     import random
 
-    assert metric.figure is not None
-    chance, hits, drawn = random.Random(seed), 0, 0
+    chance, hits, drawn, all_rows = random.Random(seed), 0, 0, range(len(first.samples))
     for _ in range(metric.resamples):
-        ours, theirs = list(first.samples), list(second.samples)
+        ours, theirs = [list(samples) for samples in first.repeats], [list(samples) for samples in second.repeats]
         for rows in together:
             if chance.random() < 0.5:
-                for row in rows:
-                    ours[row], theirs[row] = theirs[row], ours[row]
-        a, b = metric.figure(ours), metric.figure(theirs)
+                for mine, other in zip(ours, theirs, strict=True):
+                    for row in rows:
+                        mine[row], other[row] = other[row], mine[row]
+        a, b = figure_of(metric, ours, all_rows), figure_of(metric, theirs, all_rows)
         if a is not None and b is not None:
             drawn += 1
             hits += abs(b - a) >= abs(observed) - 1e-12

@@ -29,10 +29,15 @@ _COMPARISONS: dict[type[ast.AST], Callable[[Any, Any], bool]] = {
 }  # fmt: skip
 
 
+class UndecidableError(UsageError):
+    """A condition that says something of what has no value: a figure that does not exist, a division by zero."""
+
+
 def holds(condition: str, figures: Figures) -> bool:
     """Say whether a condition is true of the figures.
 
     Raises:
+        UndecidableError: it can be read, and has no answer for these figures.
         UsageError: it cannot be read, names what is not there, or is no comparison.
     """
     if len(condition) > MOST_CHARS:
@@ -68,13 +73,14 @@ class _Reader:
             try:
                 return _ARITHMETIC[type(node.op)](self._number(node.left), self._number(node.right))
             except (ZeroDivisionError, OverflowError) as error:
-                raise UsageError(f"--fail-if {self.condition!r}: {error}") from error
+                raise UndecidableError(f"--fail-if {self.condition!r}: {error}") from error
         if isinstance(node, ast.Constant) and isinstance(node.value, int | float) and not isinstance(node.value, bool):
             return node.value
         if isinstance(node, ast.Attribute):
             return self._figure(node)
         raise UsageError(f"--fail-if {self.condition!r}: {ast.unparse(node)!r} means nothing here",
-                         hint="numbers, NAME.METRIC, + - * /, comparisons, and, or, not")  # fmt: skip
+                         hint="numbers, NAME.METRIC, + - * /, comparisons, and, or, not; A, B, ... are the recipes, "
+                         "whatever they are called")  # fmt: skip
 
     def _comparison(self, node: ast.Compare) -> bool:
         left = self._number(node.left)
@@ -97,9 +103,9 @@ class _Reader:
         value = self.value(node)
         if isinstance(value, Mapping):
             value = value["value"]
-        if isinstance(value, int | float) and not isinstance(value, bool):
+        if isinstance(value, int | float) and not isinstance(value, bool) and value == value:
             return value
-        raise UsageError(f"--fail-if {self.condition!r}: {ast.unparse(node)!r} has no value here")
+        raise UndecidableError(f"--fail-if {self.condition!r}: {ast.unparse(node)!r} has no value here")
 
     def _figure(self, node: ast.Attribute) -> Any:
         if isinstance(node.value, ast.Name):

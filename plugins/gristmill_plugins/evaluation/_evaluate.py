@@ -22,8 +22,9 @@ from gristmill_plugins.evaluation._identity import Identity, identify
 from gristmill_plugins.evaluation._inputs import map_inputs
 from gristmill_plugins.evaluation._leaning import Leaning, leaning
 from gristmill_plugins.evaluation._metrics import Metric
+from gristmill_plugins.evaluation._plain import jsonable
 from gristmill_plugins.evaluation._row_store import Rows
-from gristmill_plugins.evaluation._rows import DataFile, Row, look_at, need_column, read_rows
+from gristmill_plugins.evaluation._rows import DataFile, Row, look_at, need_column, read_rows, value_at
 from gristmill_plugins.evaluation._runner import DEFAULT_EFFORT, Effort, Outcome, run_rows
 from gristmill_plugins.evaluation._samples import Sample
 from gristmill_plugins.evaluation._statistics import Interval, bootstrap_interval, mean_interval
@@ -98,8 +99,16 @@ def _wanted(task: Task) -> Iterator[Mapping[str, Any]]:
         for column in () if checked else task.where:
             need_column(row.data, column, "`where` asks for")
         checked = True
-        if all(row.data.get(column) == value for column, value in task.where.items()):
+        if all(_value(row.data, column) == value for column, value in task.where.items()):
             yield row.data
+
+
+def _value(data: Mapping[str, Any], column: str) -> Any:
+    """Return a column's value, None where a row has none."""
+    try:
+        return value_at(data, column)
+    except KeyError:
+        return None
 
 
 def _exploded(rows: Iterator[Row], column: str | None) -> Iterator[Row]:
@@ -109,9 +118,31 @@ def _exploded(rows: Iterator[Row], column: str | None) -> Iterator[Row]:
             yield row
             continue
         need_column(row.data, column, "`explode` asks for")
-        pair = row.data.get("id", row.number)
-        for place, item in enumerate(row.data[column]):
+        pair, items = row.data.get("id", row.number), value_at(row.data, column)
+        if not isinstance(items, list | tuple):
+            raise UsageError(f"row {row.number}: `explode` makes rows of the items of a list, and {column!r} is "
+                             f"{jsonable(items)!r:.60}")  # fmt: skip
+        for place, item in enumerate(items):
             yield Row(row.number, {**row.data, column: item, "pair": pair, "perturbed": place > 0})
+
+
+def check_task(kernel: Kernel, task: Task, data: TaskRows) -> None:
+    """Find what would stop an evaluation later: a recipe, an input, a judge, a column that some row has not.
+
+    Raises:
+        UsageError: the task does not fit its recipes or its data.
+        RecipeError: a recipe has mistakes.
+    """
+    for name in task.recipes:
+        map_inputs(task.load(kernel, name), task.map, task.inputs, data.rows[0])
+    for metric in task.recipe_metrics():
+        kernel.recipe(metric.recipe)
+    columns = task.columns
+    for row in data.rows:
+        try:
+            columns.of(row.data)
+        except UsageError as error:
+            raise UsageError(f"{task.data}: row {row.number}: {error.message}", hint=error.hint) from error
 
 
 def evaluate(
@@ -238,7 +269,7 @@ def _recipe_scores(
     wanted = set(judge.recipe.inputs)
     scores = []
     for samples in repeats:
-        found: list[float | None] = [0.0] * len(samples)
+        found: list[float | None] = [None] * len(samples)
 
         def take(outcome: Outcome, into: list[float | None] = found) -> None:
             if outcome.result is None:
@@ -250,8 +281,15 @@ def _recipe_scores(
             judged = (_judged(data[place], samples[place], wanted) for place in answered)
             first = _judged(data[answered[0]], samples[answered[0]], wanted)
             run_rows(judge, judged, map_inputs(judge, {}, {}, first), effort, take)
-        scores.append(found)
+        worst = _worst(metric, found)
+        scores.append([worst if sample.answer is None else score for score, sample in zip(found, samples, strict=True)])
     return metric, scores
+
+
+def _worst(metric: RecipeMetric, found: Sequence[float | None]) -> float:
+    """Return the score of a row that failed: the worst that any answer has, and no better than 0 (or 1 if less is)."""
+    known = [score for score in found if score is not None]
+    return max([1.0, *known]) if metric.lower_is_better else min([0.0, *known])
 
 
 def _judged(row: Row, sample: Sample, wanted: set[str]) -> Row:
@@ -342,7 +380,7 @@ def _slices(
     for column in task.slices:
         members: dict[str, list[int]] = {}
         for index, row in enumerate(data.rows):
-            members.setdefault(str(row.data.get(column)), []).append(index)
+            members.setdefault(str(_value(row.data, column)), []).append(index)
         found[column] = {
             value: _figures(metrics, recipe_scores, repeats, rows, task.seed) for value, rows in sorted(members.items())
         }
@@ -354,9 +392,7 @@ def _spread(metrics: Sequence[Metric], repeats: Sequence[Sequence[Sample]]) -> d
 
     spread = {}
     for metric in metrics:
-        values = []
-        for samples in repeats:
-            value = value_of(metric, samples)
-            values.append(math.nan if value is None else value)
-        spread[metric.name] = stdev(values)
+        values = [value for samples in repeats if (value := value_of(metric, samples)) is not None]
+        if len(values) > 1:
+            spread[metric.name] = stdev(values)
     return spread

@@ -12,6 +12,7 @@ from typing import Any
 
 from gristmill_plugins.evaluation._identity import differences
 from gristmill_plugins.evaluation._leaning import Leaning
+from gristmill_plugins.evaluation._print import shown_p
 from gristmill_plugins.evaluation._records import read_scores
 from gristmill_plugins.evaluation._statistics import difference_interval, paired_permutation
 
@@ -74,6 +75,9 @@ def diff_lines(folder: Path, first: Mapping[str, Any], second: Mapping[str, Any]
     if not same_data:
         lines.append("the data differ: figures are compared as they are, not row by row")
     rows = (read_scores(folder, first["id"]), read_scores(folder, second["id"])) if same_data else ([], [])
+    if all(rows) and not _are_same(*rows):
+        lines.append("the rows differ, of the same data: figures are compared as they are, not row by row")
+        rows = ([], [])
     for before, now in _matched(first["recipes"], second["recipes"]):
         old, new = first["recipes"][before], second["recipes"][now]
         lines.append(f"\n{before}" if before == now else f"\n{before} and {now}")
@@ -116,8 +120,14 @@ def _figure_line(
     gaps = _gaps(metric, names, rows)
     if gaps:
         interval = difference_interval(gaps)
-        line += f", row by row {sum(gaps) / len(gaps):+.3f} {interval}, p={paired_permutation(gaps):.4f}"
+        line += f", row by row {sum(gaps) / len(gaps):+.3f} {interval}, p={shown_p(paired_permutation(gaps))}"
     return line
+
+
+def _are_same(first: list[dict[str, Any]], second: list[dict[str, Any]]) -> bool:
+    """Tell whether two records are of the same rows in the same order: of one file they may have chosen others."""
+    digests = ([row.get("digest") for row in rows] for rows in (first, second))
+    return len(first) == len(second) and all(a == b for a, b in zip(*digests, strict=True))
 
 
 def _gaps(metric: str, names: tuple[str, str], rows: tuple[list[dict[str, Any]], list[dict[str, Any]]]) -> list[float]:

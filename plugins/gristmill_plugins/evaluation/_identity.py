@@ -11,6 +11,7 @@ import importlib.metadata
 import json
 import platform
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gristmill import Model
@@ -70,6 +71,12 @@ def digest_of(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def differences(before: Identity, now: Identity) -> list[str]:
     """Say what differs between two identities, one line for each thing that a person would name."""
     told = []
@@ -78,11 +85,13 @@ def differences(before: Identity, now: Identity) -> list[str]:
     what = {
         "called": "the recipe that step {!r} calls", "functions": "the function that step {!r} uses",
         "models": "the model {!r}", "overrides": "the override of {!r}", "map": "the column for the input {!r}",
-        "constants": "the input {!r}",
+        "constants": "the input {!r}", "plugins": "the plugin {!r}", "options": "the option {!r}",
     }  # fmt: skip
     for part, words in what.items():
         old, new = before.get(part) or {}, now.get(part) or {}
         told += [f"{words.format(name)} changed" for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
+    if now.get("order") and not before.get("order"):
+        told.append("the records so far are in no order, and '--in-order' is asked for")
     old, new = before.get("data") or {}, now.get("data") or {}
     if old.get("sha256") != new.get("sha256"):
         told.append(f"the data were edited or are another file ({new.get('path')})")

@@ -10,9 +10,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from gristmill import UsageError, suggest
+from gristmill_plugins.evaluation._plain import jsonable
 from gristmill_plugins.evaluation._rows import Row, need_column, value_at
 
 if TYPE_CHECKING:
@@ -102,6 +104,8 @@ def map_inputs(
 def _converted(name: str, value: Any, kind: str) -> Any:
     if kind == "string" and isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)
+    if isinstance(value, Decimal):
+        value = jsonable(value)
     if not isinstance(value, str) or kind in ("string", "path", "any"):
         return value
     try:
@@ -112,5 +116,5 @@ def _converted(name: str, value: Any, kind: str) -> Any:
         if kind == "boolean":
             return _BOOLEANS[value.strip().lower()]
         return json.loads(value)
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, RecursionError):
         raise RowError(f"{value!r:.60} is no {kind}, which the input {name!r} is") from None

@@ -7,6 +7,7 @@ run is named with the reason, never left out silently.
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 from gristmill import GristmillError, UsageError, suggest
 from gristmill_plugins.evaluation._compare import Difference, compare
 from gristmill_plugins.evaluation._evaluate import Evaluated, TaskRows, evaluate, read_task_rows
-from gristmill_plugins.evaluation._print import shown
+from gristmill_plugins.evaluation._print import shown, shown_p
+from gristmill_plugins.evaluation._records import prepare
 from gristmill_plugins.evaluation._rungs import RUNGS, LadderFile, lacks, rung_recipe
 from gristmill_plugins.evaluation._runner import DEFAULT_EFFORT, Effort
 from gristmill_plugins.evaluation._task_file import RecipeEntry, Task, check_file
@@ -24,6 +26,7 @@ from gristmill_plugins.evaluation._task_file import RecipeEntry, Task, check_fil
 if TYPE_CHECKING:
     from gristmill import Kernel
 
+_SIGN = "# gristmill ladder wrote this, and writes it anew unless it was edited: "
 Told = Callable[[str], None]
 WatchRows = Callable[[str], Callable[[int, int, int], None]]
 
@@ -50,6 +53,10 @@ def read_ladder(path: Path) -> LadderFile:
     file = task.model.get("model")
     if isinstance(file, str) and "/" in file and not file.startswith("hf:"):
         task = task.model_copy(update={"model": {**task.model, "model": str((path.parent / file).absolute())}})
+    if task.fail_if:
+        raise UsageError(f"{path}: 'fail_if' is for eval and compare", hint="a ladder says itself where to stop")
+    if task.rungs is not None and not task.rungs:
+        raise UsageError(f"{path}: 'rungs' is empty", hint=f"leave it out for all of {', '.join(RUNGS)}")
     for rung in task.rungs or ():
         if rung not in RUNGS:
             raise UsageError(f"{path}: there is no rung {rung!r}", hint=suggest(rung, RUNGS))
@@ -68,7 +75,8 @@ def climb(
         UsageError: the task does not fit its data, or not one rung could be run.
     """
     data = read_task_rows(task)
-    folder.mkdir(parents=True, exist_ok=True)
+    prepare(kernel)
+    _make(folder)
     climbed = Climb()
     for rung in task.rungs or RUNGS:
         reason = lacks(task, rung)
@@ -93,7 +101,7 @@ def _run(
 ) -> str | None:  # fmt: skip
     """Run a rung and put it among the climbed; return why it could not be run, if so."""
     path = folder / f"{rung}.yaml"
-    path.write_text(rung_recipe(task, rung), encoding="utf-8")
+    path.write_text(_signed(rung_recipe(task, rung)), encoding="utf-8")
     try:
         plain = as_task(kernel, task, rung, path)
         evaluated = evaluate(kernel, plain, rung, data, effort, progress)
@@ -142,7 +150,7 @@ def table(climbed: Climb) -> list[tuple[str, ...]]:
         mark = " <- stop here" if climbed.standing is one else ""
         rows.append((
             one.name, *(shown(figure) for figure in one.figures.values()),
-            f"{gain.value:+.3f} {gain.interval}" if gain else "", f"{gain.p_holm:.4f}" if gain else "",
+            f"{gain.value:+.3f} {gain.interval}" if gain else "", shown_p(gain.p_holm) if gain else "",
             f"{one.cost.tokens_per_row:,.0f}", f"{one.cost.seconds:.1f}", mark.strip(),
         ))  # fmt: skip
     return rows
@@ -152,3 +160,38 @@ def keep_best(climbed: Climb, folder: Path, out: Path) -> None:
     """Copy the recipe of the rung to stop at."""
     assert climbed.standing is not None
     shutil.copyfile(folder / f"{climbed.standing.name}.yaml", out)
+
+
+def check_places(folder: Path, best: Path | None) -> None:
+    """Find out before anything runs whether a recipe that somebody edited, or another file, would be written over.
+
+    Raises:
+        UsageError: it would, or a place cannot be written.
+    """
+    if best is not None and not best.parent.is_dir():
+        raise UsageError(f"{best}: there is no folder {best.parent}", hint="name a file in a folder that exists")
+    for path in (*(folder / f"{rung}.yaml" for rung in RUNGS), *([best] if best else ())):
+        if path.exists() and not _is_ours(path):
+            raise UsageError(f"{path} is not as `gristmill ladder` wrote it, and would be written over",
+                             hint="move it away, or name another place with --recipes and --best")  # fmt: skip
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{folder}: the recipes cannot be written there: {error.strerror}",
+                         hint="name another folder with --recipes") from error  # fmt: skip
+
+
+def _signed(recipe: str) -> str:
+    """Return a recipe with a first line by which it is known again, as long as nobody has edited it."""
+    return f"{_SIGN}{hashlib.sha256(recipe.encode()).hexdigest()[:16]}\n{recipe}"
+
+
+def _is_ours(path: Path) -> bool:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return False
+    return text.startswith(_SIGN) and text == _signed(text.partition("\n")[2])

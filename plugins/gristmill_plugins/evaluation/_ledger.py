@@ -58,7 +58,7 @@ class Ledger:
     """
 
     def __init__(self, path: Path, identity: Identity, *, retry_failed: bool = False) -> None:
-        self.path = path
+        self.path = path.resolve() if path.is_symlink() else path  # it may be replaced, the link may not
         self.head_path = path.with_name(path.name + ".batch.json")
         self.done = DoneRows()
         self.n_failed = 0
@@ -117,11 +117,15 @@ class Ledger:
     def _write_head(self, identity: Identity) -> None:
         text = json.dumps({"batch": HEAD_VERSION, "identity": identity}, indent=1, ensure_ascii=False) + "\n"
         partial = self.head_path.with_name(f".{self.head_path.name}.{os.getpid()}")
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, self.head_path)
+        try:
+            with partial.open("w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, self.head_path)
+        except OSError as error:
+            raise UsageError(f"{self.head_path} cannot be written: {error.strerror}",
+                             hint="it stands beside the output: give an --out elsewhere") from error  # fmt: skip
 
     def _read(self) -> None:
         """Find out which rows are done, and cut a torn last line off."""

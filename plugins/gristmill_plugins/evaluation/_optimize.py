@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import yaml
 from pydantic import Field
 
 from gristmill import UsageError
@@ -31,9 +32,10 @@ from gristmill_plugins.evaluation._evaluate import (
     value_of,
 )
 from gristmill_plugins.evaluation._metrics import Metric
+from gristmill_plugins.evaluation._records import prepare
 from gristmill_plugins.evaluation._row_store import Rows
 from gristmill_plugins.evaluation._runner import DEFAULT_EFFORT, Effort
-from gristmill_plugins.evaluation._samples import Sample
+from gristmill_plugins.evaluation._samples import Sample, column_value
 from gristmill_plugins.evaluation._task_file import RecipeEntry, Task, check_file
 
 if TYPE_CHECKING:
@@ -84,6 +86,8 @@ def read_search(path: Path) -> SearchFile:
     search = check_file(path, SearchFile, paths=("data",))
     if "/" in search.recipe or search.recipe.endswith((".yaml", ".yml")):
         search = search.model_copy(update={"recipe": str(path.parent / search.recipe)})
+    if search.fail_if:
+        raise UsageError(f"{path}: 'fail_if' is for eval and compare", hint="compare the recipe with its best setting")
     for key, values in search.tune.items():
         if len(values) < 1:
             raise UsageError(f"{path}: tune.{key} has no values", hint="a list of two or more")
@@ -97,6 +101,7 @@ def optimize(kernel: Kernel, search: SearchFile, effort: Effort = DEFAULT_EFFORT
         UsageError: the file does not fit the recipe or the data.
     """
     metric = search.plain_metrics()[0]
+    prepare(kernel)
     data = read_task_rows(search)
     train, held_out = _split(data, search)
     settings = _settings(search)
@@ -118,7 +123,7 @@ def _split(data: TaskRows, search: SearchFile) -> tuple[Rows, TaskRows]:
     pairs: dict[str, list[int]] = {}
     column = search.columns.pair
     for place, row in enumerate(data.rows):
-        pairs.setdefault(str(row.data.get(column)) if column else str(place), []).append(place)
+        pairs.setdefault(str(column_value(row.data, column)) if column else str(place), []).append(place)
     order = list(pairs.values())
     random.Random(search.seed).shuffle(order)
     n_held = max(1, round(len(order) * search.holdout))
@@ -191,5 +196,6 @@ def _task(search: SearchFile, settings: dict[str, Setting]) -> Task:
 def as_options(setting: Setting) -> Iterator[str]:
     """Yield a setting as options of `gristmill run`."""
     for key, value in setting.items():
-        text = value if isinstance(value, str) and value.isalpha() else json.dumps(value, ensure_ascii=False)
+        plain = isinstance(value, str) and value.isalpha() and yaml.safe_load(value) == value
+        text = value if plain else json.dumps(value, ensure_ascii=False)
         yield f"--set {shlex.quote(f'{key}={text}')}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from decimal import Decimal
 from pathlib import PurePath
 from typing import Any
 
@@ -22,6 +23,9 @@ def jsonable(value: Any) -> Any:
         return {str(key): jsonable(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [jsonable(item) for item in value]
+    if isinstance(value, Decimal):
+        whole = value.is_finite() and value == value.to_integral_value()
+        return jsonable(int(value) if whole else float(value))
     if isinstance(value, PurePath) or hasattr(value, "isoformat"):
         return value.isoformat() if hasattr(value, "isoformat") else str(value)
     return f"<{type(value).__name__}>"

@@ -20,6 +20,11 @@ def shown(figure: Figure) -> str:
     return f"{figure.value:.3f} {figure.interval}" if known else f"{figure.value:.3f}"
 
 
+def shown_p(p: float) -> str:
+    """Return a p-value with four decimals, or "<0.0001": none is 0."""
+    return f"{p:.4f}" if p >= 0.00005 else "<0.0001"
+
+
 def print_evaluated(evaluated: Evaluated, n_rows: int) -> None:
     """Print a recipe's figures, its slices and what it cost."""
     typer.echo(f"{evaluated.name}: {plural(n_rows, 'row')}" + failures(evaluated))

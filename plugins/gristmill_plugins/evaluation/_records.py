@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gristmill import UsageError, suggest
-from gristmill_plugins.evaluation._identity import versions
+from gristmill_plugins.evaluation._identity import digest_of, versions
 from gristmill_plugins.evaluation._plain import jsonable
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from gristmill_plugins.evaluation._task_file import Task
 
 FOLDER = "evaluations"
+_KEYS = {"id", "kind", "at", "versions", "data", "recipes"}
+"""What every record has; a file without is none."""
 
 
 def figure_record(figure: Figure) -> dict[str, Any]:
@@ -99,15 +101,32 @@ def _head(kind: str, data: Path, file: DataFile, n_rows: int) -> dict[str, Any]:
     }
 
 
+def prepare(kernel: Kernel) -> Path:
+    """Return the folder of records, made if it is not there, before something is run whose record could not be kept.
+
+    Raises:
+        UsageError: it cannot be written.
+    """
+    folder = kernel.settings.data_directory / FOLDER
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{folder}: no record can be kept there: {error.strerror}",
+                         hint="set XDG_DATA_HOME to a folder that can be written") from error  # fmt: skip
+    if not os.access(folder, os.W_OK):
+        raise UsageError(f"{folder}: no record can be kept there: it cannot be written",
+                         hint="set XDG_DATA_HOME to a folder that can be written")  # fmt: skip
+    return folder
+
+
 def keep(kernel: Kernel, record: Mapping[str, Any], rows: Iterable[str] | None = None) -> Path:
     """Write a record and its rows' lines, drop the oldest beyond `[limits] runs_kept`; return the record's file."""
-    folder = kernel.settings.data_directory / FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = prepare(kernel)
     path = folder / f"{record['id']}.json"
     if rows is not None:
         _write(path.with_suffix(".rows.jsonl"), rows)
     _write(path, [json.dumps(record, ensure_ascii=False, indent=1) + "\n"])
-    for old in sorted(folder.glob("*.json"))[: -kernel.settings.runs_kept]:
+    for old in sorted(folder.glob("*.json"), key=_age)[: -kernel.settings.runs_kept]:
         old.unlink(missing_ok=True)
         old.with_suffix(".rows.jsonl").unlink(missing_ok=True)
     return path
@@ -122,8 +141,10 @@ def row_lines(data: TaskRows, evaluated: Sequence[Evaluated]) -> Iterator[str]:
             one.name: {name: f.scores[index] for name, f in one.figures.items() if f.scores is not None}
             for one in evaluated
         }
-        line = {"row": row.number, "id": jsonable(row.data.get("id", row.number)), "answers": answers,
-                "scores": scores} | ({"errors": errors} if errors else {})  # fmt: skip
+        line = {
+            "row": row.number, "id": jsonable(row.data.get("id", row.number)), "digest": digest_of(row.data)[:16],
+            "answers": answers, "scores": scores,
+        } | ({"errors": errors} if errors else {})  # fmt: skip
         yield json.dumps(line, ensure_ascii=False) + "\n"
 
 
@@ -142,14 +163,19 @@ def _write(path: Path, lines: Iterable[str]) -> None:
 def list_records(folder: Path) -> list[dict[str, Any]]:
     """Return the records in a data folder, the oldest first; files that are none are left out."""
     found = []
-    for path in sorted((folder / FOLDER).glob("*.json")):
+    for path in sorted((folder / FOLDER).glob("*.json"), key=_age):
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             continue
-        if isinstance(record, dict) and "id" in record and "kind" in record:
+        if isinstance(record, dict) and record.keys() >= _KEYS:
             found.append(record)
     return found
+
+
+def _age(path: Path) -> tuple[str, int]:
+    """Return what puts records in order: the second in their id, and within it when they were written."""
+    return path.name[: len("20260101-120000")], path.stat().st_mtime_ns
 
 
 def find_record(folder: Path, name: str) -> dict[str, Any]:
@@ -174,6 +200,7 @@ def read_scores(folder: Path, record_id: str) -> list[dict[str, Any]]:
     """Return the rows of a record, empty if they are gone."""
     path = folder / FOLDER / f"{record_id}.rows.jsonl"
     try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        with path.open(encoding="utf-8") as file:  # no other line break than these ends a line
+            return [json.loads(line) for line in file]
     except (OSError, ValueError):
         return []

@@ -16,6 +16,7 @@ from gristmill_plugins.evaluation._compare import Point
 from gristmill_plugins.evaluation._evaluate import Evaluated
 from gristmill_plugins.evaluation._leaning import Leaning
 from gristmill_plugins.evaluation._metrics import right
+from gristmill_plugins.evaluation._print import shown_p
 from gristmill_plugins.evaluation._set_metrics import reliability
 from gristmill_plugins.evaluation._svg import differences_picture, front_picture, reliability_picture
 
@@ -34,6 +35,18 @@ pre{white-space:pre-wrap;overflow-wrap:anywhere;margin:0;font:13px/1.4 ui-monosp
 """
 MOST_CHARS = 2_000
 """Of one text in an example: a report is read, not searched."""
+
+
+def check_report(path: Path) -> None:
+    """Find out before anything runs whether a report can be written, and take no other file for an old one.
+
+    Raises:
+        UsageError: it does not end in .html, or its folder is not there.
+    """
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise UsageError(f"{path}: a report ends in .html", hint="so that no other file is written over")
+    if not path.parent.is_dir() or path.is_dir():
+        raise UsageError(f"{path}: the report cannot be written there", hint="name a file in a folder that exists")
 
 
 def write_report(path: Path, record: Mapping[str, Any], evaluated: Sequence[Evaluated]) -> None:
@@ -107,7 +120,7 @@ def _differences(record: Mapping[str, Any]) -> list[str]:
         [
             escape(f"{one['second']} - {one['first']}"), escape(one["metric"]),
             _figure({"value": one["value"], **one["interval"]}), f"{one['wins']} / {one['ties']} / {one['losses']}",
-            f"{one['p']:.4f}", f"{one['p_holm']:.4f}", escape(one["test"]),
+            escape(shown_p(one["p"])), escape(shown_p(one["p_holm"])), escape(one["test"]),
             escape(f"{one['better']} is better" if one["better"] else "no difference shown"),
         ]
         for one in found

@@ -23,6 +23,7 @@ BLOCK_BYTES = 1 << 20
 PARQUET_ROWS = 1_000
 Skip = Callable[[int], bool]
 """Tells of a row's number whether nobody wants the row."""
+_QUOTES = 'a cell that holds a quotation mark is quoted, and the mark inside it doubled: "5"" pipe"'
 MOST_CELL_CHARS = 10_000_000
 """csv refuses cells of more than 131,072 characters by default, which documents have."""
 
@@ -127,36 +128,56 @@ def _json_rows(path: Path, skip: Skip) -> Iterator[Row]:
 
 def _csv_rows(path: Path, delimiter: str) -> Iterator[Row]:
     csv.field_size_limit(MOST_CELL_CHARS)
+    number, first_line = 0, 1
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, delimiter=delimiter)
+        with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+            reader = csv.reader(file, delimiter=delimiter, strict=True)
             header = next(reader, [])
-            if len(set(header)) < len(header):
-                twice = next(name for name in header if header.count(name) > 1)
-                raise UsageError(f"{path}: two columns are called {twice!r}", hint="rename one")
-            number = 0
+            _need_names(path, header)
+            first_line = reader.line_num + 1
             for cells in reader:
-                if not cells:
-                    continue
-                number += 1
-                if len(cells) == len(header):
-                    yield Row(number, dict(zip(header, cells, strict=True)))
-                else:
-                    told = f"{len(cells)} cells under {len(header)} headings"
-                    yield Row(number, error=f"{path.name}:{reader.line_num}: {told}")
+                if cells:
+                    number += 1
+                    yield _csv_row(number, header, cells, f"{path.name}:{first_line}")
+                first_line = reader.line_num + 1
     except OSError as error:
         raise UsageError(f"{path}: the data cannot be read: {error.strerror}") from error
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: no CSV in UTF-8: {error}") from error
+    except csv.Error as error:  # where the row ends is not known, so the rows after it are not either
+        raise UsageError(f"{path}:{first_line}: the row that begins here is no CSV: {error}", hint=_QUOTES) from error
+
+
+def _csv_row(number: int, header: list[str], cells: list[str], place: str) -> Row:
+    if len(cells) != len(header):
+        return Row(number, error=f"{place}: {len(cells)} cells under {len(header)} headings")
+    if not all(map(_is_text, cells)):
+        return Row(number, error=f"{place}: it is not UTF-8")
+    return Row(number, dict(zip(header, cells, strict=True)))
+
+
+def _need_names(path: Path, header: list[str]) -> None:
+    if not all(map(_is_text, header)):
+        raise UsageError(f"{path}: the headings are not UTF-8", hint="save the file as UTF-8")
+    if len(set(header)) < len(header):
+        twice = next(name for name in header if header.count(name) > 1)
+        raise UsageError(f"{path}: two columns are called {twice!r}", hint="rename one")
+
+
+def _is_text(cell: str) -> bool:
+    """Tell whether a cell had no byte that is not UTF-8; such a one was read as half a character."""
+    return cell.isascii() or not any("\udc80" <= char <= "\udcff" for char in cell)
 
 
 def _parquet_rows(path: Path) -> Iterator[Row]:
     number = 0
     with _parquet(path) as file:
-        for batch in file.iter_batches(batch_size=PARQUET_ROWS):
-            for data in batch.to_pylist():
-                number += 1
-                yield Row(number, data)
+        _need_names(path, file.schema_arrow.names)
+        try:
+            for batch in file.iter_batches(batch_size=PARQUET_ROWS):
+                for data in batch.to_pylist():
+                    number += 1
+                    yield Row(number, data)
+        except OSError as error:
+            raise UsageError(f"{path}: the file is damaged after row {number}: {error}") from error
 
 
 def _parquet(path: Path) -> Any:

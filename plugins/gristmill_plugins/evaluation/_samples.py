@@ -89,11 +89,19 @@ def column_value(row: Mapping[str, Any], column: str) -> Any:
     name, bracket, index = column.partition("[")
     try:
         value = value_at(row, name)
-        return value[int(value_at(row, index.rstrip("]")))] if bracket else value
+        return value[_place(value_at(row, index.rstrip("]")))] if bracket else value
     except KeyError as error:
         raise UsageError(f"a row has no column {error.args[0]!r}", hint=suggest(str(error.args[0]), row)) from None
     except (TypeError, ValueError, IndexError):
         raise UsageError(f"{column!r}: the row {jsonable(row)!r:.120} holds no such item") from None
+
+
+def _place(value: Any) -> int:
+    """Return a place from 0; a negative one marks rows without an answer, and is no place from the end."""
+    place = int(value)
+    if place < 0:
+        raise IndexError(place)
+    return place
 
 
 def expected_texts(value: Any) -> tuple[str, ...]:
@@ -134,7 +142,11 @@ class Reading:
             found["probabilities"] = {str(key): float(value) for key, value in probabilities.items()}
             confidence = max(found["probabilities"].values(), default=None) if confidence is None else confidence
         if isinstance(confidence, int | float):
-            found["confidence"] = float(confidence)
+            if not -1e-6 <= confidence <= 1 + 1e-6:
+                raise UsageError(
+                    f"a confidence is from 0 to 1, this is {confidence!r}", hint="have the recipe scale it"
+                )
+            found["confidence"] = min(1.0, max(0.0, float(confidence)))
         passages = self._at(result, self.passages) if self.passages else _field(output, "passages")
         if isinstance(passages, list | tuple):
             found["passages"] = tuple(_passage(passage) for passage in passages)
@@ -193,7 +205,8 @@ def _text(answer: Any) -> str:
     if isinstance(text, bool):
         return "yes" if text else "no"
     if text is None or isinstance(text, int | float):
-        return "" if text is None else f"{text:g}" if isinstance(text, float) else str(text)
+        whole = isinstance(text, float) and text.is_integer() and abs(text) < 1e16
+        return "" if text is None else str(int(text) if whole else text)
     import json
 
     return json.dumps(jsonable(text), ensure_ascii=False)

@@ -10,6 +10,7 @@ import json
 import string
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,9 +18,10 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from gristmill import UsageError
+from gristmill.commands import printable
 from gristmill_plugins.evaluation._compare import Difference, compare, examples, pareto
-from gristmill_plugins.evaluation._condition import holds
-from gristmill_plugins.evaluation._evaluate import Evaluated, TaskRows, evaluate, read_task_rows
+from gristmill_plugins.evaluation._condition import UndecidableError, holds
+from gristmill_plugins.evaluation._evaluate import Evaluated, TaskRows, check_task, evaluate, read_task_rows
 from gristmill_plugins.evaluation._inputs import parse_pairs
 from gristmill_plugins.evaluation._plain import jsonable
 from gristmill_plugins.evaluation._print import (
@@ -29,10 +31,11 @@ from gristmill_plugins.evaluation._print import (
     print_lines,
     print_note,
     shown,
+    shown_p,
     told_cost,
 )
 from gristmill_plugins.evaluation._progress import Progress
-from gristmill_plugins.evaluation._records import keep, make_record, row_lines
+from gristmill_plugins.evaluation._records import keep, make_record, prepare, row_lines
 from gristmill_plugins.evaluation._runner import Effort
 from gristmill_plugins.evaluation._task_file import Task, check_values, read_task
 
@@ -90,6 +93,8 @@ def make_task(kernel: Kernel, given: Given) -> Task:
             raise UsageError(f"{file}: 'recipes' is missing")
         return base.model_copy(update=check_values("options", base.model_dump() | said, Task).__dict__)
     if given.data is None:
+        if given.recipes[0].endswith(TASK_SUFFIXES) and not Path(given.recipes[0]).exists():
+            raise UsageError(f"{given.recipes[0]} does not exist", hint="an evaluation file, or a recipe and its data")
         raise UsageError("no data are given", hint="gristmill eval RECIPE DATA.jsonl, or an evaluation file")
     names = _names(given.recipes)
     changed = _changes(kernel, given)
@@ -113,14 +118,23 @@ def _evaluation_file(given: Given) -> Path | None:
 def _inputs(kernel: Kernel, given: Given) -> dict[str, Any]:
     from gristmill.commands import read_inputs
 
-    return read_inputs(kernel.recipe(given.recipes[0]), given.inputs or ())
+    return read_inputs(kernel.recipe(_first_recipe(given)), given.inputs or ())
+
+
+def _first_recipe(given: Given) -> str:
+    """Return the recipe by whose declarations inputs and models are read."""
+    file = _evaluation_file(given)
+    if file is None:
+        return next(iter(_names(given.recipes).values()))
+    task = read_task(file)
+    return task.entry(next(iter(task.recipes))).recipe
 
 
 def _changes(kernel: Kernel, given: Given) -> dict[str, Any]:
     """Return `--set` and `--model` as values; they hold for every recipe."""
     from gristmill.commands import read_overrides
 
-    texts = read_overrides(kernel, given.recipes[0], given.model, given.set)
+    texts = read_overrides(kernel, _first_recipe(given), given.model, given.set)
     return {key: _yaml(text) for key, text in texts.items()}
 
 
@@ -137,7 +151,9 @@ def _names(recipes: Sequence[str]) -> dict[str, str]:
         name, equals, recipe = text.partition("=")
         if not equals or "/" in name:
             name, recipe = Path(text).stem, text
-        named[name if name not in named else f"{name}-{place}"] = recipe
+        while name in named:
+            name = f"{name}-{place}"
+        named[name] = recipe
     return named
 
 
@@ -151,8 +167,14 @@ def run_evaluation(
         raise UsageError("a comparison needs two recipes", hint="gristmill compare A.yaml B.yaml DATA.jsonl")
     task.plain_metrics()
     conditions = [*task.fail_if, *fail_if]
+    if show.html is not None:
+        from gristmill_plugins.evaluation._report import check_report
+
+        check_report(show.html)
+    prepare(kernel)
     data = read_task_rows(task)
     _check_conditions(conditions, task)
+    check_task(kernel, task, data)
     evaluated = []
     for name in task.recipes:
         with Progress(f"rows of {name}", quiet=show.quiet or show.as_json) as progress:
@@ -160,10 +182,10 @@ def run_evaluation(
     differences = compare(evaluated, all_pairs=all_pairs, seed=task.seed) if len(evaluated) > 1 else []
     more = picture_parts(evaluated, differences)
     figures = condition_figures(evaluated)
-    failed = [condition for condition in conditions if holds(condition, figures)]
+    failed = [told for condition in conditions if (told := _failure(condition, figures))]
     record = jsonable(make_record(kind, task, data, evaluated, **more, failed_conditions=failed))
-    place = keep(kernel, record, row_lines(data, evaluated))
     _tell(show, record, evaluated, differences, data)
+    place = keep(kernel, record, row_lines(data, evaluated))
     if show.html is not None:
         from gristmill_plugins.evaluation._report import write_report
 
@@ -173,6 +195,14 @@ def run_evaluation(
     if not show.quiet:
         print_note([f"kept as {place.stem}"])
     return 1 if failed else 0
+
+
+def _failure(condition: str, figures: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """Return a condition that holds, or that has no answer: a gate that cannot be looked at lets nothing through."""
+    try:
+        return condition if holds(condition, figures) else None
+    except UndecidableError as error:
+        return f"{condition} ({error.message.rpartition(': ')[2]})"
 
 
 def picture_parts(evaluated: Sequence[Evaluated], differences: Sequence[Difference]) -> dict[str, Any]:
@@ -192,7 +222,8 @@ def _check_conditions(conditions: Sequence[str], task: Task) -> None:
     number = {"value": 0.5, "low": 0.4, "high": 0.6}
     known: dict[str, Any] = {**dict.fromkeys(metrics, number), "tokens": 1.0, "seconds": 1.0, "calls": 1, "failed": 0}
     for condition in conditions:
-        holds(condition, _with_letters(dict.fromkeys(task.recipes, known)))
+        with suppress(UndecidableError):  # of figures that are made up
+            holds(condition, _with_letters(dict.fromkeys(task.recipes, known)))
 
 
 def condition_figures(evaluated: Sequence[Evaluated]) -> dict[str, dict[str, Any]]:
@@ -252,7 +283,7 @@ def print_differences(differences: Sequence[Difference]) -> None:
         won = f"{one.wins}/{one.ties}/{one.losses}" if one.wins + one.ties + one.losses else "-"
         verdict = "no difference shown" if one.better is None else f"{one.better} is better"
         difference = f"{one.value:+.3f} {one.interval}"
-        rows.append((f"{one.second} - {one.first}", one.metric, difference, won, f"{one.p_holm:.4f}", verdict))
+        rows.append((f"{one.second} - {one.first}", one.metric, difference, won, shown_p(one.p_holm), verdict))
     headings = ("difference", "metric", "value [95% interval]", "win/tie/loss", "p (Holm)", "verdict")
     print_lines("", headings, rows)
 
@@ -276,5 +307,5 @@ def _print_examples(found: Mapping[str, Sequence[Mapping[str, Any]]], most: int 
 def _short(text: str | None, width: int = 100) -> str:
     if text is None:
         return "(failed)"
-    line = " ".join("".join(char if char.isprintable() else " " for char in text).split())
+    line = " ".join(printable(text).split())
     return line if len(line) <= width else line[: width - 1] + "…"
