@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gristmill import Choice, Kernel, RunError, RunResult, StepResult, Usage, UsageError, Vote
+from gristmill import Choice, Kernel, RunError, RunResult, StepResult, Usage, UsageError, Value, Vote
 from gristmill.testing import check_plugin
 from gristmill_plugins.evaluation import EvaluationPlugin
 from gristmill_plugins.evaluation import _set_metrics as sets
@@ -196,6 +196,18 @@ class TestReading:
     def test_a_choice_brings_its_probabilities_and_confidence(self) -> None:
         found = Reading().read(self.run(Choice(text="b", index=1, probabilities={"a": 0.2, "b": 0.8})))
         assert found == {"answer": "b", "probabilities": {"a": 0.2, "b": 0.8}, "confidence": 0.8}
+
+    def test_numbers_are_whole_and_a_value_without_a_text_is_json(self) -> None:
+        class Point(Value):
+            x: int = 1
+
+        outputs = [1234567.5, 0.12345678, 2.0, 1e30, True, None, Point(), [1, "é"]]
+        read = [Reading().read(self.run(output))["answer"] for output in outputs]
+        assert read == ["1234567.5", "0.12345678", "2", "1e+30", "yes", "", '{"x": 1}', '[1, "é"]']
+
+    def test_a_confidence_in_percent_is_refused(self) -> None:
+        with pytest.raises(UsageError, match="a confidence is from 0 to 1, this is 85"):
+            Reading(confidence="sure").read(self.run({"answer": "a", "sure": 85}))
 
     def test_a_vote_brings_its_confidence(self) -> None:
         vote = Vote(winner="4", tally={"4": 2.0}, agreement=1.0, confidence=0.7)

@@ -200,6 +200,7 @@ def _names(value: Any) -> list[str]:
 
 def _text(answer: Any) -> str:
     text = answer.as_text() if isinstance(answer, Value) else answer
+    text = answer if text is None else text  # a value without a text of its own is shown whole
     if isinstance(text, str):
         return text
     if isinstance(text, bool):
