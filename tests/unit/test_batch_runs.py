@@ -232,8 +232,9 @@ class TestGoingOn:
 
     def test_a_file_plugin_or_order_that_changed_is_refused_and_named(self, desk: Desk) -> None:
         data, file, plugin = desk.rows("a"), desk.write("f.txt", "one"), desk.write("p.py", "x = 1\n")
-        same: dict[str, Any] = {"constants": {"mark": file}, "plugin_files": (str(plugin),), "id_column": "id"}
+        same: dict[str, Any] = {"constants": {"mark": file}, "id_column": "id"}
         desk.recipe.write_text(RECIPE.replace("mark: {type: string", "mark: {type: path"))
+        desk.kernel.plugin_files = (plugin,)
         desk.batch(data, **same)
         assert counts(desk.batch(data, **same)) == (1, 1, 0)
         for told, options in (

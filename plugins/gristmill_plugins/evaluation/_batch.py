@@ -40,7 +40,6 @@ class BatchOptions:
     in_order: bool = False
     retry_failed: bool = False
     limit: int | None = None
-    plugin_files: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +86,7 @@ def run_batch(
             "data": {"path": str(data), "sha256": file.sha256, "size_bytes": file.size_bytes},
             "map": dict(inputs.columns),
             "constants": {name: _constant(value) for name, value in options.constants.items()},
-            "plugins": {path: file_digest(Path(path)) for path in options.plugin_files},
+            "plugins": {str(path): file_digest(Path(path)) for path in recipe.kernel.plugin_files},
             "options": {"--id": options.id_column} if options.id_column else {},
         }
         | ({"order": {"--in-order": True}} if options.in_order else {})

@@ -120,7 +120,6 @@ def batch(
             in_order=in_order,
             retry_failed=retry_failed,
             limit=limit,
-            plugin_files=tuple(plugin or ()),
         )
         prepare(kernel)
         try:
