@@ -7,7 +7,6 @@ They read options and print; the work is in the modules they call, imported when
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -135,9 +134,8 @@ def batch(
         typer.echo(json.dumps(told | {"id": record["id"]}))
     else:
         before = f", {done.n_before:,} of them before" if done.n_before else ""
-        print(f"{out}: {plural(done.n_rows, 'row')}{before}; {done.n_failed:,} failed", file=sys.stderr)
-        if not quiet:
-            print_note([f"kept as {record['id']}"])
+        kept = [] if quiet else [f"kept as {record['id']}"]
+        print_note([f"{out}: {plural(done.n_rows, 'row')}{before}; {done.n_failed:,} failed", *kept])
     raise typer.Exit(1 if done.n_failed else 0)
 
 
